@@ -1,0 +1,223 @@
+//! The shape of a collector, and its erasure, so that collectors of every reading stand in one list.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use nodewhy_clock::Stamp;
+use nodewhy_proto::{EventBody, Evidence, Outcome, Severity, Subject};
+use serde::Serialize;
+
+use crate::host::{Host, ReadError};
+use crate::metrics::Sink;
+use crate::thresholds::Thresholds;
+
+/// One thing that is read. `S` is what is kept between reads (descriptors, cursors, clients), `R` a reading.
+pub struct Collector<S, R> {
+    /// Its name in settings, in the API, in metrics.
+    pub name: &'static str,
+    /// Time between two reads.
+    pub every: Duration,
+    /// A read that takes longer is `Stuck` until it ends. It stays in flight; no second one is begun.
+    pub deadline: Duration,
+    /// Opens what is kept; called again after a failure.
+    pub open: fn(&Host) -> Result<S, ReadError>,
+    /// The only I/O. It runs on the collector's own thread, so it may block; it delays nobody else.
+    pub read: fn(&mut S, &Host) -> Result<R, ReadError>,
+    /// A descriptor that becomes readable when something happened: the next read follows at once.
+    pub wake: fn(&S) -> Option<BorrowedFd<'_>>,
+    /// The reading as metrics. Pure.
+    pub metrics: fn(&R, &mut Sink),
+    /// What is abnormal now, and what happened since the reading before. Pure.
+    pub detect: fn(Pair<'_, R>, &Thresholds, &mut Noticed),
+}
+
+/// For a collector that nothing wakes.
+pub fn never_woken<S>(_: &S) -> Option<BorrowedFd<'_>> {
+    None
+}
+
+/// A reading, with the one before it: rates and changes come from the two.
+pub struct Pair<'a, R> {
+    /// The reading before, with its time; `None` at first and after a gap (failure, absence, a hang).
+    pub before: Option<(&'a R, Stamp)>,
+    /// The reading.
+    pub now: &'a R,
+    /// When it was taken.
+    pub at: Stamp,
+}
+
+/// What `detect` noticed.
+#[derive(Debug, Default)]
+pub struct Noticed {
+    /// What is abnormal now. Told anew at every reading for as long as it holds.
+    pub states: Vec<Abnormal>,
+    /// What happened since the reading before.
+    pub happenings: Vec<Happening>,
+}
+
+/// An abnormal state as one reading shows it; [`crate::findings`] holds it, dates it, clears it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Abnormal {
+    /// The finding's name.
+    pub finding: &'static str,
+    /// What it is about. With the name it is the state's identity.
+    pub subject: Subject,
+    /// How bad.
+    pub severity: Severity,
+    /// One line for people.
+    pub summary: String,
+    /// Why it may be believed.
+    pub evidence: Vec<Evidence>,
+    /// When it began by the fault's own clock, where that is known; else when it was first seen.
+    pub since: Option<Timestamp>,
+    /// It must last this long before it is a finding. Zero where one look is proof.
+    pub hold: Duration,
+    /// It must be gone this long, in readings that succeeded, before the finding ends.
+    pub clear_after: Duration,
+}
+
+/// Something that happened at an instant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Happening {
+    /// The same happening has the same key however often it is read: `kmsg/48213`. `None`: this telling is unique.
+    pub key: Option<String>,
+    /// When; `None`: now.
+    pub at: Option<Stamp>,
+    /// What.
+    pub body: EventBody,
+}
+
+/// A published reading, whatever its type.
+pub trait Reading: Send + Sync {
+    /// As JSON, in the collector's own shape.
+    fn json(&self) -> Result<serde_json::Value, serde_json::Error>;
+    /// As metrics.
+    fn metrics(&self, sink: &mut Sink);
+    /// When it was taken.
+    fn taken(&self) -> Stamp;
+}
+
+struct Taken<S: 'static, R: 'static> {
+    collector: &'static Collector<S, R>,
+    reading: R,
+    at: Stamp,
+}
+
+impl<S, R: Serialize + Send + Sync> Reading for Taken<S, R> {
+    fn json(&self) -> Result<serde_json::Value, serde_json::Error> {
+        serde_json::to_value(&self.reading)
+    }
+
+    fn metrics(&self, sink: &mut Sink) {
+        (self.collector.metrics)(&self.reading, sink);
+    }
+
+    fn taken(&self) -> Stamp {
+        self.at
+    }
+}
+
+/// One read's result.
+pub struct Step {
+    /// How it went.
+    pub outcome: Outcome,
+    /// The reading, when it went well.
+    pub reading: Option<Arc<dyn Reading>>,
+    /// What `detect` noticed in it; `None` when there is no reading: absence is not recovery.
+    pub noticed: Option<Noticed>,
+}
+
+/// A collector of any reading, as the list holds it.
+pub trait Collect: Sync {
+    /// Its name.
+    fn name(&self) -> &'static str;
+    /// Time between two reads.
+    fn every(&self) -> Duration;
+    /// After this, a read is `Stuck`.
+    fn deadline(&self) -> Duration;
+    /// What keeps its state between reads; nothing is opened yet.
+    fn start(&'static self) -> Box<dyn Running>;
+}
+
+/// A collector at work, on its own thread.
+pub trait Running: Send {
+    /// Opens if need be, reads, detects.
+    fn step(&mut self, host: &Host, thresholds: &Thresholds) -> Step;
+    /// The descriptor that wakes it, while its source is open.
+    fn wake(&self) -> Option<BorrowedFd<'_>>;
+    /// Forgets what is kept: the next step opens anew.
+    fn close(&mut self);
+}
+
+struct Runner<S: 'static, R: 'static> {
+    collector: &'static Collector<S, R>,
+    source: Option<S>,
+    before: Option<Arc<Taken<S, R>>>,
+}
+
+impl<S, R> Collect for Collector<S, R>
+where
+    S: Send + 'static,
+    R: Serialize + Send + Sync + 'static,
+{
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn every(&self) -> Duration {
+        self.every
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    fn start(&'static self) -> Box<dyn Running> {
+        Box::new(Runner { collector: self, source: None, before: None })
+    }
+}
+
+impl<S, R> Running for Runner<S, R>
+where
+    S: Send + 'static,
+    R: Serialize + Send + Sync + 'static,
+{
+    fn step(&mut self, host: &Host, thresholds: &Thresholds) -> Step {
+        match self.read(host) {
+            Ok(reading) => {
+                let at = host.clock().stamp();
+                let mut noticed = Noticed::default();
+                let before = self.before.as_deref().map(|taken| (&taken.reading, taken.at));
+                (self.collector.detect)(Pair { before, now: &reading, at }, thresholds, &mut noticed);
+                let taken = Arc::new(Taken { collector: self.collector, reading, at });
+                self.before = Some(taken.clone());
+                Step { outcome: Outcome::Read, reading: Some(taken), noticed: Some(noticed) }
+            }
+            Err(error) => {
+                self.close();
+                Step { outcome: error.outcome(), reading: None, noticed: None }
+            }
+        }
+    }
+
+    fn wake(&self) -> Option<BorrowedFd<'_>> {
+        self.source.as_ref().and_then(self.collector.wake)
+    }
+
+    fn close(&mut self) {
+        self.source = None;
+        self.before = None;
+    }
+}
+
+impl<S, R> Runner<S, R> {
+    fn read(&mut self, host: &Host) -> Result<R, ReadError> {
+        let source = match &mut self.source {
+            Some(source) => source,
+            none => none.insert((self.collector.open)(host)?),
+        };
+        (self.collector.read)(source, host)
+    }
+}

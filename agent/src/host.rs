@@ -1,0 +1,255 @@
+//! The sole owner of the kernel: files, sockets, processes. Everything above it is pure and is tested with text.
+//!
+//! Every path is the host's own (`/proc/meminfo`), and is looked up under the host's root, so that a container
+//! reads `/host/proc/meminfo` and a test reads a folder that it made.
+
+#![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use nodewhy_clock::Clock;
+use nodewhy_proto::Outcome;
+
+/// No file of the kernel that is read whole is larger; a larger one is an error, not a surprise in memory.
+const LARGEST_FILE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// The node, as it can be read.
+#[derive(Clone, Debug)]
+pub struct Host {
+    root: PathBuf,
+    clock: Clock,
+    places: Places,
+}
+
+/// Where things stand on this node. `None` is "look in the usual places".
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The runtime's CRI socket, a path of the host.
+    pub runtime_socket: Option<PathBuf>,
+    /// The folder of CNI configurations.
+    pub cni_conf_dir: PathBuf,
+    /// The folders of CNI plugins.
+    pub cni_bin_dirs: Vec<PathBuf>,
+    /// Where the kubelet's ping answers.
+    pub kubelet_healthz: SocketAddr,
+    /// The kubelet's root folder.
+    pub kubelet_root: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        Places {
+            runtime_socket: None,
+            cni_conf_dir: "/etc/cni/net.d".into(),
+            cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into(), "/usr/libexec/cni".into()],
+            kubelet_healthz: SocketAddr::from(([127, 0, 0, 1], 10248)),
+            kubelet_root: "/var/lib/kubelet".into(),
+        }
+    }
+}
+
+/// Why a source could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It is not there, and that is no fault of the node's: not built in, not loaded, switched off, not used here.
+    #[error("{why}")]
+    Absent {
+        /// Why.
+        why: String,
+    },
+    /// The file, folder or socket does not exist.
+    #[error("{path} does not exist")]
+    NotFound {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A right is missing.
+    #[error("cannot read {path}: {error}; {needs}")]
+    Denied {
+        /// Which file.
+        path: PathBuf,
+        /// The kernel's word.
+        error: std::io::Error,
+        /// Which right is missing, and how it is given.
+        needs: String,
+    },
+    /// The kernel refused for another reason.
+    #[error("cannot {what} {path}: {error}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's word.
+        error: std::io::Error,
+    },
+    /// It was read and makes no sense.
+    #[error("cannot understand {path}: {what}")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// What was expected, and what was found.
+        what: String,
+    },
+    /// Anything else, in words: what was tried, on what, what to do.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl ReadError {
+    /// It is not there, and that is no fault of the node's.
+    pub fn absent(why: impl Into<String>) -> ReadError {
+        ReadError::Absent { why: why.into() }
+    }
+
+    /// It was read and makes no sense.
+    pub fn malformed(path: impl Into<PathBuf>, what: impl Into<String>) -> ReadError {
+        ReadError::Malformed { path: path.into(), what: what.into() }
+    }
+
+    /// As an outcome: `Absent` or `Failed`. A file that does not exist is a failure, unless the collector says
+    /// that its absence is no fault: then it returns [`ReadError::Absent`].
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            ReadError::Absent { why } => Outcome::Absent { why: why.clone() },
+            other => Outcome::Failed { error: other.to_string() },
+        }
+    }
+
+    fn from_io(what: &'static str, path: &Path, error: std::io::Error) -> ReadError {
+        let path = path.to_owned();
+        match error.kind() {
+            ErrorKind::NotFound => ReadError::NotFound { path },
+            ErrorKind::PermissionDenied => ReadError::Denied {
+                path,
+                error,
+                needs: "run as root, or give the agent that right".to_owned(),
+            },
+            _ => ReadError::Io { what, path, error },
+        }
+    }
+}
+
+impl Host {
+    /// The node under this root.
+    pub fn new(root: impl Into<PathBuf>, clock: Clock, places: Places) -> Host {
+        Host { root: root.into(), clock, places }
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Where things stand.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// The folder that the host is read from.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where this path of the host is found.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// A whole file as bytes.
+    ///
+    /// # Errors
+    /// It is not there, may not be read, or is larger than any file of the kernel.
+    pub fn read_bytes(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, ReadError> {
+        let path = path.as_ref();
+        let file = File::open(self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
+        let mut bytes = Vec::new();
+        file.take(LARGEST_FILE_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| ReadError::from_io("read", path, error))?;
+        if bytes.len() as u64 > LARGEST_FILE_BYTES {
+            return Err(ReadError::malformed(path, format!("it is larger than {LARGEST_FILE_BYTES} bytes")));
+        }
+        Ok(bytes)
+    }
+
+    /// A whole file as text.
+    ///
+    /// # Errors
+    /// As [`Host::read_bytes`], or it is not UTF-8.
+    pub fn read(&self, path: impl AsRef<Path>) -> Result<String, ReadError> {
+        let path = path.as_ref();
+        String::from_utf8(self.read_bytes(path)?)
+            .map_err(|error| ReadError::malformed(path, format!("not UTF-8: {error}")))
+    }
+
+    /// The names in a folder, sorted.
+    ///
+    /// # Errors
+    /// It is not there or may not be read.
+    pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<String>, ReadError> {
+        let path = path.as_ref();
+        let entries =
+            std::fs::read_dir(self.path(path)).map_err(|error| ReadError::from_io("list", path, error))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| ReadError::from_io("list", path, error))?;
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Keeps a file open, to be read again and again from its start.
+    ///
+    /// # Errors
+    /// It is not there or may not be opened.
+    pub fn keep(&self, path: impl AsRef<Path>) -> Result<Kept, ReadError> {
+        let path = path.as_ref();
+        let file = File::open(self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
+        Ok(Kept { path: path.to_owned(), file, buffer: vec![0; 4096] })
+    }
+}
+
+/// A kernel file that is kept open: one `pread` a reading, a fifth of the cost of opening it each time.
+#[derive(Debug)]
+pub struct Kept {
+    path: PathBuf,
+    file: File,
+    buffer: Vec<u8>,
+}
+
+impl Kept {
+    /// The host's path of it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file as it is now.
+    ///
+    /// # Errors
+    /// It can no longer be read, or is not UTF-8.
+    pub fn read(&mut self) -> Result<&str, ReadError> {
+        let length = loop {
+            let length = self
+                .file
+                .read_at(&mut self.buffer, 0)
+                .map_err(|error| ReadError::from_io("read", &self.path, error))?;
+            if length < self.buffer.len() {
+                break length;
+            }
+            if self.buffer.len() as u64 >= LARGEST_FILE_BYTES {
+                let what = format!("it is larger than {LARGEST_FILE_BYTES} bytes");
+                return Err(ReadError::malformed(&self.path, what));
+            }
+            self.buffer.resize(self.buffer.len() * 2, 0);
+        };
+        std::str::from_utf8(&self.buffer[..length])
+            .map_err(|error| ReadError::malformed(&self.path, format!("not UTF-8: {error}")))
+    }
+}

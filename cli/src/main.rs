@@ -1,0 +1,2 @@
+//! nodewhy: why did this node go NotReady?
+fn main() {}

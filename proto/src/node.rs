@@ -1,0 +1,78 @@
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Who a node is. Names and addresses come back: another UID or machine id under an old name is another node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NodeId {
+    /// The Node object's name, or the host's name where there is no cluster.
+    pub name: String,
+    /// The Node object's UID. Only the API server knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// `/etc/machine-id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_id: Option<String>,
+    /// `/proc/sys/kernel/random/boot_id`: another one means that the node was restarted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+}
+
+/// How cgroups are mounted, which decides what can be read of pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CgroupMode {
+    /// cgroup2 at the root, with every controller.
+    V2,
+    /// v1 controllers, with cgroup2 mounted beside them.
+    Hybrid,
+    /// v1 controllers only.
+    V1,
+    /// A mode that this reader does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The agent's program, as it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentInfo {
+    /// The agent's version.
+    pub version: String,
+    /// When this agent was started.
+    pub started: Timestamp,
+    /// The folder that it reads the host from (`/`, or `/host` in a container).
+    pub host_root: String,
+}
+
+/// `/api/v1/node`: which node this is, and what runs on it. A field is absent when it could not be read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Name, machine id, boot id.
+    pub id: NodeId,
+    /// The node's wall clock when this was written, for the reader to measure the offset.
+    pub now: Timestamp,
+    /// Seconds since boot, suspended time included (CLOCK_BOOTTIME).
+    pub uptime_seconds: f64,
+    /// The kernel's release (`uname -r`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// `PRETTY_NAME` of `/etc/os-release`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<String>,
+    /// How cgroups are mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroups: Option<CgroupMode>,
+    /// Logical processors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    /// `MemTotal`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_total_bytes: Option<u64>,
+    /// What the runtime says that it is: `containerd 1.6.20`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// What is known of the kubelet: its process, or that there is none here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubelet: Option<String>,
+    /// The agent itself.
+    pub agent: AgentInfo,
+}

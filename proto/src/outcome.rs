@@ -1,0 +1,92 @@
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// How reading a source went. Absent is neither zero nor recovered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Read, and understood.
+    Read,
+    /// Not on this node, not built into this kernel, or switched off: `why` says which.
+    Absent {
+        /// Why there is nothing to read.
+        why: String,
+    },
+    /// It is there and could not be read or understood.
+    Failed {
+        /// What was tried, on what, and what went wrong.
+        error: String,
+    },
+    /// A read began and has not ended.
+    Stuck {
+        /// When it began.
+        since: Timestamp,
+    },
+    /// Not read yet, or an outcome that this reader does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Outcome {
+    /// Whether the newest reading may be believed.
+    pub fn is_read(&self) -> bool {
+        matches!(self, Outcome::Read)
+    }
+
+    /// One word: `read`, `absent`, `failed`, `stuck`, `unknown`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Outcome::Read => "read",
+            Outcome::Absent { .. } => "absent",
+            Outcome::Failed { .. } => "failed",
+            Outcome::Stuck { .. } => "stuck",
+            Outcome::Unknown => "unknown",
+        }
+    }
+
+    /// Why there is no reading, in words; `None` when there is one.
+    pub fn why(&self) -> Option<String> {
+        match self {
+            Outcome::Read => None,
+            Outcome::Absent { why } => Some(why.clone()),
+            Outcome::Failed { error } => Some(error.clone()),
+            Outcome::Stuck { since } => Some(format!("a read has not ended since {since}")),
+            Outcome::Unknown => Some("not read yet".to_owned()),
+        }
+    }
+}
+
+/// One collector's outcome and newest reading.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CollectorState {
+    /// How the newest try went.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// When the newest successful reading was taken. Its age grows while reads hang or fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_at: Option<Timestamp>,
+    /// Seconds since then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<f64>,
+    /// How long the newest finished try took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_seconds: Option<f64>,
+    /// Seconds between two reads.
+    pub every_seconds: f64,
+    /// The newest successful reading, in the collector's own shape. Old when `age_seconds` is large.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<serde_json::Value>,
+}
+
+/// `/api/v1/state`: every collector's outcome and newest reading, by its name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The node's name.
+    pub node: String,
+    /// The node's wall clock when this was written.
+    pub now: Timestamp,
+    /// By collector name.
+    pub collectors: BTreeMap<String, CollectorState>,
+}
