@@ -3,10 +3,14 @@
 //! The way of a sample: [`host`] → [`collect`] (open, read, parse, detect) → `schedule` (one thread a collector) →
 //! `findings` and `events` → `serve`.
 
+pub mod board;
 pub mod collect;
 pub mod collector;
+pub mod events;
+pub mod findings;
 pub mod host;
 pub mod metrics;
+pub mod schedule;
 pub mod settings;
 pub mod thresholds;
 
