@@ -194,6 +194,14 @@ impl Board {
         lock(&self.slot(collector)?.now).reading.clone()
     }
 
+    /// What this collector says in one line: of its newest reading, or why there is none. `None`: no such collector.
+    pub fn summary(&self, collector: &str) -> Option<String> {
+        let slot = self.slot(collector)?;
+        let progress = lock(&slot.now).clone();
+        let state = slot.state(&progress, self.clock.stamp(), false);
+        state.summary.or_else(|| state.outcome.why())
+    }
+
     /// Each collector's counters.
     pub fn accounts(&self) -> Vec<Account> {
         let now = self.clock.stamp();
@@ -285,11 +293,12 @@ impl Slot {
         }
         let taken = progress.reading.as_ref().map(|reading| reading.taken());
         CollectorState {
-            outcome,
             read_at: taken.map(|taken| taken.wall),
             age_seconds: taken.map(|taken| now.boot.saturating_sub(taken.boot).as_secs_f64()),
             took_seconds: progress.took.map(|took| took.as_secs_f64()),
             every_seconds: self.collector.every().as_secs_f64(),
+            summary: progress.reading.as_ref().filter(|_| outcome.is_read()).map(|reading| reading.summary()),
+            outcome,
             reading,
         }
     }

