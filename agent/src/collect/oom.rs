@@ -2,7 +2,7 @@
 //!
 //! /dev/kmsg has each record with a sequence number. With the boot id it is the record's identity, so an agent
 //! that was restarted reads the ring from its start, fills the gap, and repeats nothing. The log wakes the
-//! collector: a kill is an event some 25 ms after the kernel's line (time for `memory.oom.group` to follow).
+//! collector: a kill is an event some 25 ms after the kernel's line (the time that `memory.oom.group` has to follow).
 //! Source: Documentation/ABI/testing/dev-kmsg, mm/oom_kill.c.
 
 mod line;
@@ -49,8 +49,8 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
 const RECORDS_A_READ: usize = 8192;
 /// For the first read, so that even one look sees the whole ring (16 MiB of it, at the most that is usual).
 const RECORDS_AT_FIRST: usize = 250_000;
-/// A read that follows the one before sooner than this waits as long: a storm wakes us 50 times a second, no more.
-const PACE: Duration = Duration::from_millis(20);
+/// A read that follows the one before sooner than this waits as long: a storm wakes us 100 times a second, no more.
+const PACE: Duration = Duration::from_millis(10);
 /// One read waits for the rest of a group this long at most.
 const LONGEST_SETTLING: Duration = Duration::from_millis(250);
 

@@ -82,10 +82,13 @@ fn unescape(text: &str) -> String {
 
 /// The text as it is kept: cut, with a mark, where it is very long.
 pub(super) fn kept(text: &str) -> String {
-    match text.char_indices().map(|(at, _)| at).find(|at| *at >= KEPT_TEXT_BYTES) {
-        Some(end) => format!("{} […]", text.get(..end).unwrap_or_default()),
-        None => text.to_owned(),
+    if text.len() <= KEPT_TEXT_BYTES {
+        return text.to_owned();
     }
+    let mut cut =
+        format!("{} […]", text.get(..text.floor_char_boundary(KEPT_TEXT_BYTES)).unwrap_or_default());
+    cut.shrink_to_fit();
+    cut
 }
 
 /// The level's name, as `dmesg` writes it.

@@ -67,6 +67,8 @@ struct Report {
     caller: Option<String>,
     newest_usec: u64,
     lines: usize,
+    /// Records were lost after its deciding line: perhaps its kill too. Only the same id still proves a kill its.
+    torn: bool,
     trigger: Option<String>,
     columns: Option<Columns>,
     biggest: Vec<OomTask>,
@@ -167,7 +169,8 @@ impl Joiner {
     pub(super) fn lost(&mut self, joined: &mut Vec<Joined>) {
         self.finish(joined);
         let before = self.reports.len();
-        self.reports.retain(|report| report.victim.is_some());
+        self.reports.retain(|report| report.task().is_some());
+        self.reports.iter_mut().for_each(|report| report.torn = true);
         self.unfinished_total += (before - self.reports.len()) as u64;
     }
 
@@ -227,7 +230,8 @@ impl Joiner {
     /// thread's), or an old kernel's report that names none.
     fn report_of(&mut self, caller: Option<&str>, killed: &Killed<'_>) -> Option<Report> {
         let by_pid = |report: &Report| report.task().is_some_and(|(_, pid)| *pid == killed.pid);
-        let by_name = |report: &Report| report.task().is_some_and(|(name, _)| name == killed.name);
+        let by_name =
+            |report: &Report| !report.torn && report.task().is_some_and(|(name, _)| name == killed.name);
         let unnamed = |report: &Report| {
             !self.names_victims
                 && report.caller.as_deref() == caller
