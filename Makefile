@@ -64,7 +64,7 @@ bench:
 lint: $(TOOLS)/deny
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets
-	cargo deny --offline check bans licenses sources
+	cargo deny --locked check bans licenses sources
 
 .PHONY: docs
 docs:

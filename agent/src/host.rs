@@ -5,6 +5,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
+pub mod kmsg;
+
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;

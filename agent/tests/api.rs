@@ -1,6 +1,11 @@
 //! The API over its real listeners, with made-up collectors: one that reads, one that hangs, one that panics.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "a test stops at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test stops at what it did not expect"
+)]
 
 mod support;
 
