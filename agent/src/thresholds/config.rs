@@ -21,6 +21,9 @@ const LARGEST_CONFIG_BYTES: usize = 1024 * 1024;
 
 const CMDLINE_LIMIT: Duration = Duration::from_secs(2);
 
+/// Where newer k3s has its kubelet's drop-ins; no command line says so.
+const K3S_DROP_INS: &str = "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d";
+
 const SIGNAL: &str = "memory.available";
 
 /// What was read.
@@ -89,6 +92,10 @@ pub(super) fn read(host: &Host) -> Config {
             Err(error) => notes.push(format!("the kubelet's flags are not known: {error}")),
         }
     }
+    let k3s = name.starts_with("k3s");
+    if k3s && flags.config_dir.is_none() && host.exists(K3S_DROP_INS).is_ok_and(|exists| exists) {
+        flags.config_dir = Some(K3S_DROP_INS.to_owned());
+    }
     let root = flags.root_dir.clone().map(PathBuf::from);
     let file = file(host, pid, &flags, &mut notes);
     let healthz = file.healthz();
@@ -96,8 +103,10 @@ pub(super) fn read(host: &Host) -> Config {
         (Some(flag), _) => from_flag(flag),
         (None, Some(map)) => from_map(map, file.merge_default_eviction_settings == Some(true)),
         // k3s gives its kubelet `imagefs.available<5%,nodefs.available<5%`, and shows it in no command line.
-        (None, None) if name.starts_with("k3s") => MemoryAvailable::Off {
-            why: "k3s sets eviction-hard without memory.available; set it with --kubelet-arg".to_owned(),
+        (None, None) if k3s => MemoryAvailable::Off {
+            why: "k3s sets eviction-hard without memory.available by default (kubelet-arg in \
+                  /etc/rancher/k3s/config.yaml is not read)"
+                .to_owned(),
         },
         (None, None) => MemoryAvailable::Default,
     };

@@ -169,6 +169,14 @@ fn k3s_switches_memory_off_unless_told_otherwise() {
 }
 
 #[test]
+fn k3s_has_drop_ins_of_its_own() {
+    let drop_in = "kind: KubeletConfiguration\nevictionHard: {memory.available: 150Mi}\n";
+    let path = "var/lib/rancher/k3s/agent/etc/kubelet.conf.d/10-mine.conf";
+    let (_root, host) = node_of("k3s-agent", "/usr/local/bin/k3s agent", &[(path, drop_in)]);
+    assert_eq!(available(&read(&host)), Some((150.0 * MIB, Origin::KubeletConfig)));
+}
+
+#[test]
 fn microk8s_keeps_its_flags_in_a_file() {
     let path = "var/snap/microk8s/1/args/kubelet";
     let cmdline = format!("/snap/microk8s/1/kubelite --kubelet-args-file=/{path}");

@@ -1,8 +1,9 @@
 //! Which process is this node's kubelet, and whether there should be one.
 //!
-//! Anybody may name a process `kubelet`. So it must also run as root, outside of pods and users' sessions, in the node's
-//! own pid namespace. What remains: a root process outside of any pod that calls itself `kubelet` is believed; whoever
-//! can start one owns the node. A rootless kubelet (KubeletInUserNamespace) is not found.
+//! Anybody may name a process `kubelet`. So it must also run as root, outside of pods, in the node's own pid namespace;
+//! one outside of users' sessions goes before one within. What remains: a root process outside of any pod that calls
+//! itself `kubelet` is believed where there is no better one; whoever can start one owns the node. A rootless kubelet
+//! (KubeletInUserNamespace) is not found.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +21,15 @@ pub(crate) struct Kubelet {
     pub(crate) status: Status,
     /// Its cgroups' paths.
     pub(crate) cgroups: Vec<String>,
+}
+
+impl Kubelet {
+    /// The lowest is the one: a service before a user's session, then the oldest, for a short-lived `kubelet --version`
+    /// beside it is not.
+    fn rank(&self) -> (bool, u64) {
+        let session = self.cgroups.iter().any(|path| path.split('/').any(|part| part == "user.slice"));
+        (session, self.process.start_ticks)
+    }
 }
 
 /// What looking for it gave.
@@ -68,13 +78,8 @@ pub(crate) fn find(host: &Host) -> Result<Found, ReadError> {
         let Ok(Some(process)) = host.process(pid) else { continue };
         let Some((_, check)) = NAMES.iter().find(|(name, _)| *name == process.name) else { continue };
         match examine(host, process, *check) {
-            // The oldest is the one: a short-lived `kubelet --version` beside it is not.
             Ok(Some(candidate)) => {
-                if found
-                    .kubelet
-                    .as_ref()
-                    .is_none_or(|chosen| candidate.process.start_ticks < chosen.process.start_ticks)
-                {
+                if found.kubelet.as_ref().is_none_or(|chosen| candidate.rank() < chosen.rank()) {
                     found.kubelet = Some(candidate);
                 }
             }
@@ -118,7 +123,7 @@ fn examine(host: &Host, process: Process, check: Option<Check>) -> Result<Option
     Ok(Some(Kubelet { process, status, cgroups }))
 }
 
-/// A cgroup of a pod or of a user's session. Seen from within a container's cgroup namespace the path is relative, and
+/// A cgroup of a pod. Seen from within a container's cgroup namespace the path is relative, and
 /// its beginning (`kubepods`) may be missing: then the pod's own part tells.
 fn foreign(path: &str) -> Option<String> {
     path.split('/')
@@ -126,7 +131,6 @@ fn foreign(path: &str) -> Option<String> {
             part.starts_with("kubepods")
                 || part.starts_with("cri-containerd-")
                 || part.starts_with("crio-")
-                || *part == "user.slice"
                 || part.strip_prefix("pod").is_some_and(|uid| uid.len() == 36)
         })
         .map(|_| path.to_owned())
@@ -228,10 +232,18 @@ mod tests {
     }
 
     #[test]
+    fn a_service_goes_before_a_session() {
+        let (root, host) = node();
+        process(root.path(), 11, "kubelet", 0, 'S', 1, "/user.slice/user-0.slice/session-3.scope", b"");
+        assert_eq!(pid(&host), Some(11), "one that root started by hand");
+        process(root.path(), 344, "kubelet", 0, 'S', 3600, SERVICE, b"");
+        assert_eq!(pid(&host), Some(344));
+    }
+
+    #[test]
     fn a_name_alone_does_not_make_a_kubelet() {
         let (root, host) = node();
         process(root.path(), 10, "kubelet", 1000, 'S', 1, SERVICE, b"");
-        process(root.path(), 11, "kubelet", 0, 'S', 1, "/user.slice/user-0.slice/session-3.scope", b"");
         let pod =
             "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-1.scope";
         process(root.path(), 12, "kubelet", 0, 'S', 1, pod, b"");
@@ -242,7 +254,7 @@ mod tests {
         process(root.path(), 16, "kubelet-wrapper", 0, 'S', 1, SERVICE, b"");
         let found = find(&host).unwrap();
         assert_eq!(found.kubelet, None);
-        assert_eq!(found.others.len(), 5, "{:?}", found.others);
+        assert_eq!(found.others.len(), 4, "{:?}", found.others);
         let why = not_expected(&host, &found.others);
         assert!(why.starts_with("no kubelet on this machine") && why.contains("user 1000"), "{why}");
         // A process that garbled its files, or that ended while it was looked at.

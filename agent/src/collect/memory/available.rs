@@ -9,8 +9,9 @@
 //! - cgroup v1: `memory.usage_in_bytes` of the root, and `total_inactive_file`. **Not checked against a kubelet**: there
 //!   is no recording of one on cgroup v1.
 //!
-//! Not told apart: kubelets with an older library (before about 1.29; kubernetes issue 118916) take MemTotal − MemFree
-//! for usage on v2. Theirs includes the kernel's own memory, so they see less available than this says.
+//! Not told apart: kubelets with that library from before the pull request (kubernetes issue 118916) take
+//! MemTotal − MemFree for usage on v2. Theirs includes the kernel's own memory, so they see less available than this
+//! says, and evict earlier. From which release on the kubelet has it was not checked; 1.32.6 has it.
 
 use crate::host::{Host, ReadError};
 
@@ -110,4 +111,35 @@ fn stat<const N: usize>(text: &str, names: [&str; N]) -> Result<[u64; N], String
         *place = value.ok_or_else(|| format!("there is no line `{name}`"))?;
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    // Recorded on Linux 6.18.44, cgroup v1.
+    const STAT: &str = include_str!("../../../fixtures/memory/linux-6.18.44-cgroup-v1-memory.stat.txt");
+
+    proptest! {
+        #[test]
+        fn a_cut_stat_is_an_error_or_the_recorded_value(cut in 0..STAT.len()) {
+            let names = ["total_cache", "total_inactive_file"];
+            if let Ok(values) = stat(&STAT[..cut], names) {
+                prop_assert_eq!(Ok(values), stat(STAT, names));
+            }
+        }
+
+        #[test]
+        fn a_flipped_byte_gives_values_or_an_error(at in 0..STAT.len(), byte: u8) {
+            let mut bytes = STAT.as_bytes().to_vec();
+            bytes[at] = byte;
+            if let Ok(text) = String::from_utf8(bytes)
+                && let Ok([inactive_file]) = stat(&text, ["total_inactive_file"])
+            {
+                prop_assert!(inactive_file > 0);
+            }
+        }
+    }
 }
