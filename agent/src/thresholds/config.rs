@@ -116,7 +116,10 @@ pub(super) fn read(host: &Host) -> Config {
 /// No process: the file in the root folder is what the next one will most likely read.
 fn without_process(host: &Host, mut notes: Vec<String>) -> Config {
     let Some(trace) = find::trace(host) else {
-        let why = "no kubelet on this machine, so nobody evicts".to_owned();
+        let why = match host.blind_to_processes() {
+            Some(blind) => format!("whether a kubelet is here cannot be told: {blind}"),
+            None => "no kubelet on this machine, so nobody evicts".to_owned(),
+        };
         return Config { memory_available: MemoryAvailable::Off { why }, root: None, healthz: None, notes };
     };
     notes.push(format!(

@@ -187,15 +187,18 @@ fn microk8s_keeps_its_flags_in_a_file() {
 
 #[test]
 fn without_a_kubelet_nobody_evicts_and_a_dead_ones_file_is_read() {
-    let root = tempfile::tempdir().unwrap();
-    let host = Host::new(root.path(), Clock::system(), Places::default());
+    let (root, host) = node_of("systemd", "/sbin/init", &[]);
+    let blind = read(&host);
+    assert_eq!(available(&blind), None);
+    assert!(blind.notes[0].contains("cannot be told"), "{:?}", blind.notes);
+    // kthreadd as process 2 proves that this is the machine's /proc.
+    for (pid, name) in [(1, "systemd"), (2, "kthreadd")] {
+        let stat = format!("{pid} ({name}) S 0 {pid} {pid} 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 2\n");
+        write(root.path(), &format!("proc/{pid}/stat"), stat);
+    }
     let nothing = read(&host);
     assert_eq!(available(&nothing), None);
-    assert!(
-        nothing.notes.iter().any(|note| note.contains("no kubelet on this machine")),
-        "{:?}",
-        nothing.notes
-    );
+    assert!(nothing.notes[0].contains("no kubelet on this machine"), "{:?}", nothing.notes);
     write(root.path(), "var/lib/kubelet/config.yaml", recorded(CONFIGZ[1], |_| {}));
     assert_eq!(available(&read(&host)), Some((100.0 * MIB, Origin::KubeletConfig)));
 }
