@@ -31,6 +31,7 @@ use crate::node::Identity;
 use crate::schedule::{Schedule, SharedThresholds};
 use crate::serve::{Api, Listeners};
 use crate::settings::Settings;
+use crate::thresholds::{Overrides, Thresholds};
 
 /// How often the board looks for reads that hang and for steps of the wall clock.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
@@ -43,6 +44,8 @@ pub struct Agent {
     identity: Identity,
     host: Host,
     thresholds: SharedThresholds,
+    /// What the settings say over whatever the kubelet is configured with.
+    set: Overrides,
     _schedule: Schedule,
 }
 
@@ -57,9 +60,10 @@ impl Agent {
         let enabled = |name: &str| !settings.disabled.contains(name);
         let boot_id = identity.boot_id().map(str::to_owned);
         let board = Arc::new(Board::new(identity.name().to_owned(), boot_id, clock, COLLECTORS, enabled));
-        let thresholds = Arc::new(RwLock::new(thresholds::Thresholds::default()));
+        let thresholds = Arc::new(RwLock::new(settings.thresholds.over(Thresholds::default())));
         let schedule = Schedule::start(&board, &host, &thresholds).context("cannot start the collectors")?;
-        Ok(Agent { board, identity, host, thresholds, _schedule: schedule })
+        let set = settings.thresholds;
+        Ok(Agent { board, identity, host, thresholds, set, _schedule: schedule })
     }
 
     /// What is known now.
@@ -79,10 +83,10 @@ impl Agent {
             self.board.watch();
             if self.board.clock().since_boot() >= next_thresholds {
                 next_thresholds = self.board.clock().since_boot() + THRESHOLDS_EVERY;
-                let (host, shared) = (self.host.clone(), self.thresholds.clone());
+                let (host, shared, set) = (self.host.clone(), self.thresholds.clone(), self.set);
                 // Apart: the kubelet's file may stand on a disk that hangs. One in flight is awaited nowhere.
                 std::mem::drop(tokio::task::spawn_blocking(move || {
-                    let read = thresholds::read(&host);
+                    let read = set.over(thresholds::read(&host).thresholds);
                     *shared.write().unwrap_or_else(PoisonError::into_inner) = read;
                 }));
             }

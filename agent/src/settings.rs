@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::collect::COLLECTORS;
 use crate::host::Places;
 use crate::serve::{DEFAULT_PORT, DEFAULT_SOCKET};
+use crate::thresholds::Overrides;
 
 /// Everything that the agent can be told.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct Settings {
     pub disabled: BTreeSet<String>,
     /// Where things stand on this node.
     pub places: Places,
+    /// Limits that are set here, over the kubelet's and over nodewhy's own.
+    pub thresholds: Overrides,
 }
 
 impl Default for Settings {
@@ -44,6 +47,7 @@ impl Default for Settings {
             token_file: None,
             disabled: BTreeSet::new(),
             places: Places::default(),
+            thresholds: Overrides::default(),
         }
     }
 }
@@ -134,6 +138,10 @@ pub struct Told {
     /// The kubelet's root folder [default: /var/lib/kubelet]
     #[arg(long, env = "NODEWHY_KUBELET_ROOT", value_name = "DIR", global = true)]
     pub kubelet_root: Option<PathBuf>,
+    /// Limits, in the file alone.
+    #[arg(skip)]
+    #[serde(default)]
+    pub thresholds: Overrides,
 }
 
 /// Every key of the file, for naming the nearest one to a mistyped key.
@@ -149,7 +157,10 @@ const KEYS: &[&str] = &[
     "cni_bin_dirs",
     "kubelet_healthz",
     "kubelet_root",
+    THRESHOLDS,
 ];
+/// The table of limits: in the file alone.
+const THRESHOLDS: &str = "thresholds";
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -204,8 +215,14 @@ impl Told {
             what: error.to_string().trim_end().to_owned(),
         };
         let table: BTreeMap<String, toml::Value> = toml::from_str(text).map_err(malformed)?;
-        for key in table.keys() {
+        for (key, value) in &table {
             check_known(KEYS.iter().copied(), key, "key", path.display().to_string())?;
+            if let (THRESHOLDS, Some(limits)) = (key.as_str(), value.as_table()) {
+                let place = format!("{} [{THRESHOLDS}]", path.display());
+                for limit in limits.keys() {
+                    check_known(Overrides::NAMES.iter().copied(), limit, "limit", place.clone())?;
+                }
+            }
         }
         toml::from_str(text).map_err(malformed)
     }
@@ -227,6 +244,7 @@ impl Told {
             cni_bin_dirs: either_paths(self.cni_bin_dirs, other.cni_bin_dirs),
             kubelet_healthz: self.kubelet_healthz.or(other.kubelet_healthz),
             kubelet_root: self.kubelet_root.or(other.kubelet_root),
+            thresholds: other.thresholds,
         }
     }
 
@@ -258,6 +276,7 @@ impl Told {
                 kubelet_healthz: self.kubelet_healthz.unwrap_or(usual.kubelet_healthz),
                 kubelet_root: self.kubelet_root.unwrap_or(usual.kubelet_root),
             },
+            thresholds: self.thresholds,
         };
         if !settings.host_root.is_absolute() {
             let root = settings.host_root.display();
@@ -353,7 +372,7 @@ mod tests {
             .filter(|id| !only_flags.contains(&id.as_str()))
             .collect();
         flags.sort();
-        let mut keys: Vec<&str> = KEYS.to_vec();
+        let mut keys: Vec<&str> = KEYS.iter().copied().filter(|key| *key != THRESHOLDS).collect();
         keys.sort_unstable();
         assert_eq!(flags, keys);
         Cli::command().debug_assert();
@@ -366,6 +385,13 @@ mod tests {
             "nodewhy.toml: key \"host_rot\" is not known; did you mean \"host_root\"?"
         );
         assert!(from("completely_else = 1").unwrap_err().contains("known are node_name, "));
+        assert_eq!(
+            from("[thresholds]\nruntime_hung_second = 3").unwrap_err(),
+            "nodewhy.toml [thresholds]: limit \"runtime_hung_second\" is not known; did you mean \
+             \"runtime_hung_seconds\"?"
+        );
+        let limits = from("[thresholds]\nruntime_hung_seconds = 3.5").unwrap().settings().unwrap().thresholds;
+        assert_eq!(limits.runtime_hung_seconds, Some(3.5));
         assert!(from("host_root = 7").unwrap_err().contains("expected path string"));
         assert!(from("host_root = ").unwrap_err().starts_with("cannot understand nodewhy.toml"));
     }
