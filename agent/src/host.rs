@@ -5,6 +5,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
+mod folder;
+mod process;
+mod unix;
+
+pub use folder::{FileStat, FolderWatch};
+pub use process::ProcessStat;
+pub use unix::UnixPeer;
+
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;

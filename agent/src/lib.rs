@@ -5,6 +5,7 @@
 
 pub mod collect;
 pub mod collector;
+pub mod cri;
 pub mod host;
 pub mod metrics;
 pub mod settings;
