@@ -9,6 +9,7 @@ mod detect;
 mod endpoint;
 mod reading;
 
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -21,7 +22,7 @@ use self::detect::detect;
 use self::endpoint::Endpoint;
 pub use self::endpoint::kubelet;
 use self::reading::{Call, Connect, RelistCall, RuntimeCondition, StatusSaid, VersionCall};
-use crate::collector::{Collector, never_woken};
+use crate::collector::Collector;
 use crate::cri::CallError;
 use crate::host::{FileStat, Host, ReadError};
 use crate::metrics::Sink;
@@ -33,7 +34,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     deadline: Duration::from_secs(2),
     open,
     read,
-    wake: never_woken,
+    wake,
     metrics,
     detect,
 };
@@ -127,6 +128,10 @@ fn open(host: &Host) -> Result<Source, ReadError> {
         is_first: true,
         reads_without_link: 0,
     })
+}
+
+fn wake(source: &Source) -> Option<BorrowedFd<'_>> {
+    Some(source.asking.news())
 }
 
 fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
@@ -250,29 +255,29 @@ fn refuse(source: &Source, board: &Board) -> Result<(), ReadError> {
         Some((Link::Connected { .. }, _)) => {}
         _ => return Ok(()),
     }
-    // Both must say so: one broken call is a runtime that restarts.
-    let errors = (error(&board.version.ended), error(&board.status.ended));
-    let (Some(version), Some(status)) = errors else { return Ok(()) };
+    // Both must say so, after their last try: a broken call alone is a runtime that restarts.
+    if !board.version.is_settled() || !board.status.is_settled() {
+        return Ok(());
+    }
+    let (Some(version), Some(status)) = (&board.version.ended, &board.status.ended) else { return Ok(()) };
+    let (Err(version_error), Err(status_error)) = (&version.result, &status.result) else { return Ok(()) };
     let is_unknown =
         |error: &CallError| matches!(error, CallError::Answered { code: Code::Unimplemented, .. });
-    if is_unknown(version) && is_unknown(status) {
+    if is_unknown(version_error) && is_unknown(status_error) {
         return Err(ReadError::Other(format!(
-            "{} does not serve CRI v1: {version}. If it is containerd: its CRI plugin is off (disabled_plugins in \
-             its config.toml), did not load, or is older than 1.6",
+            "{} does not serve CRI v1: {version_error}. If it is containerd: its CRI plugin is off (disabled_plugins \
+             in its config.toml), did not load, or is older than 1.6",
             socket.display()
         )));
     }
-    if let (CallError::Broken(_), CallError::Broken(words)) = (version, status) {
+    let are_new = version.is_on_new_connection && status.is_on_new_connection;
+    if let (true, CallError::Broken(_), CallError::Broken(words)) = (are_new, version_error, status_error) {
         return Err(ReadError::Other(format!(
             "{} takes connections and does not speak gRPC on them: {words}. Check that it is the runtime's CRI socket",
             socket.display()
         )));
     }
     Ok(())
-}
-
-fn error<T>(ended: &Option<asking::Ended<T>>) -> Option<&CallError> {
-    ended.as_ref().and_then(|ended| ended.result.as_ref().err())
 }
 
 /// A call this old, in seconds, is taken for hung in `nodewhy_runtime_up`. The finding has its own threshold.

@@ -77,7 +77,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_a_value_or_an_error(text in ".*") {
-            let _ = read(&text).is_ok();
+            if let Ok(stat) = read(&text) {
+                prop_assert!(stat.state.is_ascii_alphabetic());
+            }
         }
     }
 }

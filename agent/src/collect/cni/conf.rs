@@ -205,7 +205,9 @@ mod tests {
 
         #[test]
         fn any_bytes_are_a_value_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = load("10.conf", &bytes).is_ok();
+            if let Ok(loaded) = load("10.conf", &bytes) {
+                prop_assert!(!loaded.plugins.is_empty());
+            }
         }
     }
 }

@@ -4,12 +4,15 @@
 //! given up after the kubelet's own two minutes and asked again, so that nothing piles up in a stopped server.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nodewhy_clock::{Clock, Stamp};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
@@ -17,6 +20,15 @@ use tokio::sync::oneshot;
 use crate::cri::{CallError, Client, StatusResponse, VersionResponse};
 use crate::host::{Host, ReadError};
 
+/// Verbs take turns within the second: a runtime that stops meets a question after half a second at most.
+const STATUS_TURN: Duration = Duration::from_millis(500);
+const RELIST_TURN: Duration = Duration::from_millis(250);
+/// The first may meet the old connection, the second one that was made as the runtime died.
+const TRIES: usize = 3;
+/// The shortest pause between a verb's answer and its next question.
+const LEAST_PAUSE: Duration = Duration::from_millis(250);
+/// A call this old wakes the collector: with a stopped process it is proof now, not at the next tick.
+const SUSPECT_AFTER: Duration = Duration::from_secs(3);
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// The kubelet relists each second; ten seconds show the same hang, and cost a node with 500 containers a tenth.
 const RELIST_EVERY: Duration = Duration::from_secs(10);
@@ -55,6 +67,8 @@ pub(super) struct Ended<T> {
     pub(super) took: Duration,
     /// How.
     pub(super) result: Result<T, CallError>,
+    /// Whether a new connection was tried for while it was in flight: then a break is no old connection's.
+    pub(super) is_on_new_connection: bool,
 }
 
 /// One verb: what is in flight, and how the newest ended.
@@ -66,27 +80,37 @@ pub(super) struct Verb<T> {
     pub(super) unanswered: Option<Stamp>,
     /// The newest that ended.
     pub(super) ended: Option<Ended<T>>,
+    /// How many connects had been tried when the newest call began.
+    connects: u64,
 }
 
 impl<T> Default for Verb<T> {
     fn default() -> Verb<T> {
-        Verb { began: None, unanswered: None, ended: None }
+        Verb { began: None, unanswered: None, ended: None, connects: 0 }
     }
 }
 
 impl<T> Verb<T> {
-    fn begin(&mut self, at: Stamp) {
+    /// Whether it has ended, and is not in flight.
+    pub(super) fn is_settled(&self) -> bool {
+        self.ended.is_some() && self.began.is_none()
+    }
+
+    fn begin(&mut self, at: Stamp, connects: u64) {
+        self.connects = connects;
         self.began = Some(at);
         self.unanswered.get_or_insert(at);
     }
 
-    fn end(&mut self, at: Stamp, result: Result<T, CallError>) {
+    fn end(&mut self, at: Stamp, connects: u64, result: Result<T, CallError>) {
         let Some(began) = self.began.take() else { return };
         // Given up is not answered: the hang goes on, and keeps its beginning.
         if !matches!(result, Err(CallError::GivenUp(_))) {
             self.unanswered = None;
         }
-        self.ended = Some(Ended { at, took: at.boot.saturating_sub(began.boot), result });
+        let is_on_new_connection = connects != self.connects;
+        self.ended =
+            Some(Ended { at, took: at.boot.saturating_sub(began.boot), result, is_on_new_connection });
     }
 }
 
@@ -102,6 +126,8 @@ pub(super) struct Counted {
 /// Everything known of the runtime's answers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Board {
+    /// How many connects were tried.
+    pub(super) connects: u64,
     /// The newest connect and since when connects go that way.
     pub(super) link: Option<(Link, Stamp)>,
     /// `Version`.
@@ -117,23 +143,28 @@ pub(super) struct Board {
 }
 
 impl Board {
-    fn connected(&mut self, link: Link, at: Stamp) {
-        match &mut self.link {
-            Some((known, _)) if *known == link => {}
-            other => *other = Some((link, at)),
+    /// Whether this is another link than before.
+    fn connected(&mut self, link: Link, at: Stamp) -> bool {
+        self.connects += 1;
+        let is_new = self.link.as_ref().is_none_or(|(known, _)| *known != link);
+        if is_new {
+            self.link = Some((link, at));
         }
+        is_new
     }
 
-    /// Whether each verb has ended once: the first reading is then complete.
+    /// Whether each verb has ended once, and none is being asked again: the first reading is then complete.
     fn is_complete(&self) -> bool {
-        self.version.ended.is_some() && self.status.ended.is_some() && self.relist.ended.is_some()
+        self.version.is_settled() && self.status.is_settled() && self.relist.is_settled()
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     board: Mutex<Board>,
     changed: Condvar,
+    /// Readable when the collector should look at once.
+    news: EventFd,
 }
 
 impl Shared {
@@ -145,6 +176,11 @@ impl Shared {
     fn note(&self, change: impl FnOnce(&mut Board)) {
         change(&mut self.lock());
         self.changed.notify_all();
+    }
+
+    fn wake(&self) {
+        // It fails only when the counter is full: then it is readable already.
+        self.news.write(1).ok();
     }
 }
 
@@ -166,7 +202,9 @@ impl Asking {
             ReadError::Other(format!("cannot start asking the runtime at {}: {error}", socket.display()))
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let shared = Arc::new(Shared::default());
+        let news = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
+        let news = news.map_err(|error| failed(error.into()))?;
+        let shared = Arc::new(Shared { board: Mutex::default(), changed: Condvar::new(), news });
         let (stop, stopped) = oneshot::channel::<()>();
         let asker = Asker {
             host: host.clone(),
@@ -191,8 +229,15 @@ impl Asking {
         Ok(Asking { shared, stop: Some(stop), thread: Some(thread) })
     }
 
+    /// Readable when something changed that is worth a look at once.
+    pub(super) fn news(&self) -> BorrowedFd<'_> {
+        self.shared.news.as_fd()
+    }
+
     /// What is known now.
     pub(super) fn board(&self) -> Board {
+        // Emptied before the board is read, so that news after it wake again. Empty already: nothing to do.
+        self.shared.news.read().ok();
         self.shared.lock().clone()
     }
 
@@ -231,9 +276,21 @@ impl Asker {
     async fn ask(&self) {
         let client = self.client();
         tokio::join!(
-            self.keep(ASK_EVERY, |board| &mut board.version, async || self.bounded(client.version()).await),
-            self.keep(ASK_EVERY, |board| &mut board.status, async || self.bounded(client.status()).await),
-            self.keep(RELIST_EVERY, |board| &mut board.relist, async || self.relist(&client).await),
+            self.keep(
+                (ASK_EVERY, Duration::ZERO),
+                |board| &mut board.version,
+                async || { self.bounded(client.version()).await }
+            ),
+            self.keep(
+                (ASK_EVERY, STATUS_TURN),
+                |board| &mut board.status,
+                async || { self.bounded(client.status()).await }
+            ),
+            self.keep(
+                (RELIST_EVERY, RELIST_TURN),
+                |board| &mut board.relist,
+                async || { self.relist(&client).await }
+            ),
         );
     }
 
@@ -245,7 +302,11 @@ impl Asker {
                 Ok(peer) => Link::Connected { pid: peer.pid },
                 Err(error) => link(error),
             };
-            shared.note(|board| board.connected(link, host.clock().stamp()));
+            let mut is_new = false;
+            shared.note(|board| is_new = board.connected(link, host.clock().stamp()));
+            if is_new {
+                shared.wake();
+            }
             async move { UnixStream::from_std(connected?.stream) }
         })
     }
@@ -253,18 +314,19 @@ impl Asker {
     /// Asks, tells the board, waits, for ever.
     async fn keep<T>(
         &self,
-        every: Duration,
+        (every, turn): (Duration, Duration),
         verb: impl Fn(&mut Board) -> &mut Verb<T>,
         call: impl AsyncFn() -> Result<T, CallError>,
     ) {
         loop {
-            // A connection that broke under a call says nothing of the runtime as it is now: a new one does.
-            // Asked again once, not over and over: a peer that drops each connection is asked each second.
-            if let Asked::Broken = self.once(&verb, &call).await {
-                self.once(&verb, &call).await;
+            // A connection that broke under a call says nothing of the runtime as it is now: a new one does. A few
+            // tries, not over and over: a peer that drops each connection is asked each second.
+            for _ in 0..TRIES {
+                if let Asked::Ended = self.once(&verb, &call).await {
+                    break;
+                }
             }
-            // Counted from the end, so that a slow answer stands on the board until a reading has seen it.
-            self.clock.sleep(every).await;
+            self.clock.sleep_until(next_turn(self.clock.since_boot(), every, turn)).await;
         }
     }
 
@@ -273,10 +335,29 @@ impl Asker {
         verb: &impl Fn(&mut Board) -> &mut Verb<T>,
         call: &impl AsyncFn() -> Result<T, CallError>,
     ) -> Asked {
-        self.shared.note(|board| verb(board).begin(self.clock.stamp()));
-        let result = call().await;
+        self.shared.note(|board| {
+            let connects = board.connects;
+            verb(board).begin(self.clock.stamp(), connects)
+        });
+        let mut calling = pin!(call());
+        let early = self.clock.timeout(SUSPECT_AFTER, calling.as_mut()).await;
+        let is_late = early.is_none();
+        let result = match early {
+            Some(result) => result,
+            None => {
+                self.shared.wake();
+                calling.await
+            }
+        };
         let broken = matches!(result, Err(CallError::Broken(_)));
-        self.shared.note(|board| verb(board).end(self.clock.stamp(), result));
+        self.shared.note(|board| {
+            let connects = board.connects;
+            verb(board).end(self.clock.stamp(), connects, result)
+        });
+        if is_late {
+            // A slow answer must be seen before the next, fast one takes its place.
+            self.shared.wake();
+        }
         if broken { Asked::Broken } else { Asked::Ended }
     }
 
@@ -302,10 +383,16 @@ impl Asker {
         verb: impl Fn(&mut Board) -> &mut Verb<()>,
         call: impl Future<Output = Result<T, CallError>>,
     ) -> Result<T, CallError> {
-        self.shared.note(|board| verb(board).begin(self.clock.stamp()));
+        self.shared.note(|board| {
+            let connects = board.connects;
+            verb(board).begin(self.clock.stamp(), connects)
+        });
         let result = self.bounded(call).await;
         let told = result.as_ref().map(|_| ()).map_err(Clone::clone);
-        self.shared.note(|board| verb(board).end(self.clock.stamp(), told));
+        self.shared.note(|board| {
+            let connects = board.connects;
+            verb(board).end(self.clock.stamp(), connects, told)
+        });
         result
     }
 }
@@ -313,6 +400,15 @@ impl Asker {
 enum Asked {
     Ended,
     Broken,
+}
+
+/// The next instant of `turn + n * every` on the clock, after the least pause: verbs do not drift together.
+pub(super) fn next_turn(now: Duration, every: Duration, turn: Duration) -> Duration {
+    let earliest = now + LEAST_PAUSE;
+    let past = (earliest + every).as_nanos().saturating_sub(turn.as_nanos()) % every.as_nanos();
+    // Never more than `every`, which fits.
+    let left = u64::try_from(every.as_nanos() - past).unwrap_or(u64::MAX);
+    earliest + Duration::from_nanos(left)
 }
 
 fn link(error: &io::Error) -> Link {

@@ -286,7 +286,7 @@ fn a_call_that_hangs_is_hung_after_ten_seconds_and_stays_so_when_it_is_given_up(
     fake.reply("Status", status(true, true));
     // The answer to a call that was asked again in good time; the metric tells its own, short duration.
     let (reading, _) = stage.until(&mut source, |_, states| states.is_empty());
-    assert_eq!(reading.status.unanswered_seconds.is_none_or(|seconds| seconds < 1.0), true);
+    assert!(reading.status.unanswered_seconds.is_none_or(|seconds| seconds < 1.0));
 }
 
 #[test]
@@ -458,6 +458,41 @@ fn a_machine_without_a_runtime_is_absent() {
 }
 
 #[test]
+fn a_change_and_a_suspect_call_wake_the_collector() {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let stage = Stage::new();
+    let fake = stage.serve();
+    let mut source = stage.open();
+    let is_woken = |source: &Source| {
+        let mut fds = [PollFd::new(wake(source).unwrap(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::from(1500_u16)).unwrap() == 1
+    };
+    stage.read(&mut source);
+    // What came before the first reading is in it.
+    source.asking.board();
+    assert!(!is_woken(&source), "nothing happens to a well runtime");
+    fake.reply("Status", Reply::Hang);
+    stage.until(&mut source, |reading, _| reading.status.state == CallState::Pending);
+    stage.mover.skip(Duration::from_secs(3));
+    assert!(is_woken(&source));
+    stage.read(&mut source);
+    drop(fake);
+    assert!(is_woken(&source));
+}
+
+#[test]
+fn verbs_keep_their_turns() {
+    let every = Duration::from_secs(1);
+    let next = |now: u64, turn: u64| {
+        super::asking::next_turn(Duration::from_millis(now), every, Duration::from_millis(turn)).as_millis()
+    };
+    assert_eq!(next(10_005, 0), 11_000);
+    assert_eq!(next(10_505, 500), 11_500);
+    assert_eq!(next(10_900, 0), 12_000, "a second later, not a tenth");
+    assert_eq!(next(0, 500), 500, "before the first turn on a machine that just started");
+}
+
+#[test]
 fn a_dropped_source_leaves_nothing_behind_even_while_calls_hang() {
     let stage = Stage::new();
     let fake = stage.serve();
@@ -474,6 +509,8 @@ fn a_dropped_source_leaves_nothing_behind_even_while_calls_hang() {
 fn a_failed_status_forgets_the_conditions() {
     let at = Clock::system().stamp();
     let failed = Err(CallError::Broken("gone".to_owned()));
-    let verb = Verb { ended: Some(Ended { at, took: Duration::ZERO, result: failed }), ..Verb::default() };
+    let ended = Ended { at, took: Duration::ZERO, result: failed, is_on_new_connection: true };
+    let mut verb = Verb::default();
+    verb.ended = Some(ended);
     assert_eq!(StatusSaid::of(&verb), None);
 }
