@@ -24,7 +24,7 @@ pub use self::endpoint::kubelet;
 use self::reading::{Call, Connect, RelistCall, RuntimeCondition, StatusSaid, VersionCall};
 use crate::collector::Collector;
 use crate::cri::CallError;
-use crate::host::{FileStat, Host, ReadError};
+use crate::host::{FileStat, Host, ProcessStat, ReadError};
 use crate::metrics::Sink;
 
 /// The container runtime. The calls are made on a thread of their own: a read collects what they came to.
@@ -65,6 +65,10 @@ pub struct Source {
     missing: Option<Stamp>,
     /// The listener's process, from the newest connect that the kernel took.
     pid: Option<u32>,
+    /// The runtime's process as it was last seen alive.
+    process: Option<ProcessStat>,
+    /// Whether a process has gone that no other has taken the place of yet.
+    was_replaced: bool,
     is_first: bool,
     reads_without_link: u32,
 }
@@ -82,6 +86,9 @@ pub struct Reading {
     pub process_name: Option<String>,
     /// Its state in /proc/PID/stat: T is stopped, D waits in the kernel, Z is dead.
     pub process_state: Option<char>,
+    /// What became of the runtime's process since the reading before; told as events.
+    #[serde(skip)]
+    pub changes: Vec<Change>,
     /// How connecting goes.
     pub connect: Connect,
     /// `Version`.
@@ -98,6 +105,15 @@ pub struct Reading {
     pub cni_conf_dir: Option<String>,
     /// The plugin folders that the runtime itself is configured with.
     pub cni_bin_dirs: Option<Vec<String>>,
+}
+
+/// The runtime's process began or ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Another process listens now.
+    Started(ProcessStat),
+    /// The process that listened is gone from /proc.
+    Exited(ProcessStat),
 }
 
 impl Reading {
@@ -125,6 +141,8 @@ fn open(host: &Host) -> Result<Source, ReadError> {
         missing: None,
         endpoint,
         pid: None,
+        process: None,
+        was_replaced: false,
         is_first: true,
         reads_without_link: 0,
     })
@@ -168,7 +186,8 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         found_by: source.endpoint.found_by.clone(),
         pid: process.as_ref().map(|process| process.pid),
         process_name: process.as_ref().map(|process| process.comm.clone()),
-        process_state: process.map(|process| process.state),
+        process_state: process.as_ref().map(|process| process.state),
+        changes: source.changes(host, process),
         connect: Connect::of(board.link.as_ref(), now),
         version: VersionCall::of(&board.version, now),
         status: Call::of(&board.status, now),
@@ -181,6 +200,32 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
 }
 
 impl Source {
+    /// What became of the runtime's process. The first one seen is no event: it ran before we looked.
+    fn changes(&mut self, host: &Host, now: Option<ProcessStat>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if let Some(before) =
+            self.process.take_if(|known| now.as_ref().is_none_or(|now| now.pid != known.pid))
+        {
+            match host.process_stat(before.pid) {
+                // Nobody listens, but it lives: it may listen again.
+                Ok(same) if same.comm == before.comm && now.is_none() => self.process = Some(before),
+                Err(ReadError::NotFound { .. }) => {
+                    self.was_replaced = true;
+                    changes.push(Change::Exited(before));
+                }
+                // Another listens while it lives, or /proc did not say: only the new one is sure.
+                _ => self.was_replaced = true,
+            }
+        }
+        if let Some(now) = now {
+            if std::mem::take(&mut self.was_replaced) {
+                changes.push(Change::Started(now.clone()));
+            }
+            self.process = Some(now);
+        }
+        changes
+    }
+
     /// Whether the socket is missing. Another socket under the same name is asked over a new connection at once.
     fn look(&mut self, host: &Host) -> Result<bool, ReadError> {
         match host.stat(&self.endpoint.socket) {

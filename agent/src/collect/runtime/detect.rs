@@ -1,10 +1,11 @@
 use std::time::Duration;
 
-use nodewhy_proto::{Evidence, Severity, Subject, SubjectKind};
+use nodewhy_proto::{EventBody, Evidence, ProcessChange, Role, Severity, Subject, SubjectKind};
 
-use super::Reading;
 use super::reading::Call;
-use crate::collector::{Abnormal, Noticed, Pair};
+use super::{Change, Reading};
+use crate::collector::{Abnormal, Happening, Noticed, Pair};
+use crate::host::ProcessStat;
 use crate::thresholds::{Limit, Thresholds};
 
 /// A restart takes less: a socket that is gone or refuses for a moment is no finding.
@@ -16,6 +17,7 @@ const STOPPED_HUNG_SECONDS: f64 = 3.0;
 /// What is abnormal of the runtime now.
 pub(super) fn detect(pair: Pair<'_, Reading>, thresholds: &Thresholds, noticed: &mut Noticed) {
     let reading = pair.now;
+    noticed.happenings.extend(reading.changes.iter().map(|change| happened(reading, change)));
     noticed.states.extend(unreachable(reading));
     let hung = hung(reading, thresholds.runtime_hung_seconds);
     let is_hung = hung.is_some();
@@ -45,6 +47,20 @@ fn abnormal(
         hold: Duration::ZERO,
         clear_after: CLEAR_AFTER,
     }
+}
+
+fn happened(reading: &Reading, change: &Change) -> Happening {
+    let told = |process: &ProcessStat, what: &str| ProcessChange {
+        role: Role::Runtime,
+        name: process.comm.clone(),
+        pid: process.pid,
+        detail: format!("it {what} on {}", reading.endpoint),
+    };
+    let body = match change {
+        Change::Started(process) => EventBody::ProcessStarted(told(process, "listens")),
+        Change::Exited(process) => EventBody::ProcessExited(told(process, "listened")),
+    };
+    Happening { key: None, at: None, body }
 }
 
 fn unreachable(reading: &Reading) -> Option<Abnormal> {

@@ -481,6 +481,28 @@ fn a_change_and_a_suspect_call_wake_the_collector() {
 }
 
 #[test]
+fn the_runtimes_process_is_told_when_it_goes_and_when_another_comes() {
+    let stage = Stage::new();
+    let fake = stage.serve();
+    stage.process("containerd", 'S');
+    let mut source = stage.open();
+    assert_eq!(stage.read(&mut source).0.changes, [], "it ran before we looked");
+    drop(fake);
+    let (reading, _) = stage.until(&mut source, |_, states| names(states) == ["runtime_refused"]);
+    assert_eq!(reading.changes, [], "it is in /proc still");
+    let folder = stage.root.path().join(format!("proc/{}", std::process::id()));
+    std::fs::remove_dir_all(&folder).unwrap();
+    let gone = stage.read(&mut source).0.changes;
+    assert!(matches!(gone.as_slice(), [Change::Exited(process)] if process.pid == std::process::id()));
+    assert_eq!(stage.read(&mut source).0.changes, [], "told once");
+    stage.process("containerd", 'S');
+    std::fs::remove_file(stage.socket()).unwrap();
+    let _fake = stage.serve();
+    let come = stage.read(&mut source).0.changes;
+    assert!(matches!(come.as_slice(), [Change::Started(process)] if process.pid == std::process::id()));
+}
+
+#[test]
 fn verbs_keep_their_turns() {
     let every = Duration::from_secs(1);
     let next = |now: u64, turn: u64| {
