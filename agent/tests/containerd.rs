@@ -237,6 +237,38 @@ fn what_happens_to_a_real_containerd_is_told_apart() {
     assert_eq!(reading.pid, Some(containerd.child.id()));
 }
 
+/// With its CNI folder gone containerd 1.6 goes on, and says only that there is no configuration. It watches the
+/// folder that was: one that is made anew is not noticed until containerd is started again.
+#[test]
+fn a_cni_folder_that_is_gone_is_told_by_its_own_name() {
+    let mut containerd = Containerd::start();
+    std::fs::write(containerd.net_d().join("10-lab.conflist"), VALID).unwrap();
+    let mut eye = Eye::open(&runtime::COLLECTOR, containerd.host());
+    let mut ours = Eye::open(&cni::COLLECTOR, containerd.host());
+    eye.until(SOON, |_, states| states.is_empty());
+    // The plugins that the file names were never installed.
+    assert!(has(&ours.look().1, "cni_plugin_missing"));
+
+    std::fs::remove_dir_all(containerd.net_d()).unwrap();
+    let (_, states) = ours.look();
+    assert!(has(&states, "cni_config_dir_missing"), "{states:#?}");
+    eye.until(SOON, |_, states| has(states, "runtime_network_not_ready"));
+
+    std::fs::create_dir(containerd.net_d()).unwrap();
+    std::fs::write(containerd.net_d().join("10-lab.conflist"), VALID).unwrap();
+    let (reading, _) = ours.look();
+    assert_eq!(reading.state, cni::FolderState::Configured);
+    std::thread::sleep(Duration::from_secs(3));
+    let (_, states) = eye.look();
+    assert!(
+        has(&states, "runtime_network_not_ready"),
+        "the file is there and valid, and not loaded: {states:#?}"
+    );
+
+    containerd.restart();
+    eye.until(SOON, |_, states| states.is_empty());
+}
+
 /// Our verdict on a configuration is containerd's, for each of these files.
 #[test]
 fn the_cni_parser_agrees_with_containerd() {

@@ -51,6 +51,18 @@ pub struct Kubelet {
 /// `Absent` where nothing is configured, nothing is found and no kubelet runs; a configuration that names
 /// something other than a Unix socket.
 pub(super) fn find(host: &Host) -> Result<Endpoint, ReadError> {
+    let mut endpoint = named(host)?;
+    // /var/run is a link to /run, on most nodes an absolute one: under another root it leads out of that root.
+    if let Ok(rest) = endpoint.socket.strip_prefix("/var/run") {
+        let direct = Path::new("/run").join(rest);
+        if host.stat(&endpoint.socket).is_err() && host.stat(&direct).is_ok() {
+            endpoint.socket = direct;
+        }
+    }
+    Ok(endpoint)
+}
+
+fn named(host: &Host) -> Result<Endpoint, ReadError> {
     if let Some(socket) = &host.places().runtime_socket {
         return Ok(found(socket.clone(), "setting", Some("it is set in nodewhy's settings")));
     }
@@ -225,6 +237,14 @@ mod tests {
         let endpoint = find(&host).unwrap();
         assert_eq!(endpoint.socket, Path::new("/run/k3s/containerd/containerd.sock"));
         assert_eq!(endpoint.expected_because, None);
+    }
+
+    #[test]
+    fn var_run_is_followed_within_the_hosts_root() {
+        let yaml = "containerRuntimeEndpoint: unix:///var/run/crio/crio.sock\n";
+        let (root, host) = host(&[("var/lib/kubelet/config.yaml", yaml), ("run/crio/crio.sock", "")]);
+        std::os::unix::fs::symlink("/no-such-run", root.path().join("var/run")).unwrap();
+        assert_eq!(find(&host).unwrap().socket, Path::new("/run/crio/crio.sock"));
     }
 
     #[test]
