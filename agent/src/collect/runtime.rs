@@ -180,7 +180,7 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     }
     // Under socket activation systemd called `listen`: its state says nothing of the runtime's.
     .filter(|process| !(process.pid == 1 || process.comm == "systemd" || process.comm == "init"));
-    let said = StatusSaid::of(&board.status).unwrap_or_default();
+    let said = StatusSaid::of(&board.status).unwrap_or(StatusSaid::NOTHING);
     Ok(Reading {
         endpoint: source.endpoint.socket.display().to_string(),
         found_by: source.endpoint.found_by.clone(),

@@ -192,7 +192,7 @@ mod tests {
         assert!(matches!(find(&host), Err(ReadError::Absent { .. })));
     }
 
-    // The flag as kubeadm writes it, recorded from kubelet 1.32.6 on Debian 12 (its flag dump at --v=2).
+    // The flag and its value as kubelet 1.32.6 on Debian 12 dumps them at --v=2, joined as /proc/PID/cmdline is.
     const CMDLINE: &str =
         "/usr/bin/kubelet\0--container-runtime-endpoint=unix:///run/containerd/containerd.sock\0--v=2\0";
 

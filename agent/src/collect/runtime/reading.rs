@@ -154,7 +154,7 @@ pub struct RuntimeCondition {
 }
 
 /// What `Status` said, as far as it is told on. `info.config` may hold registry passwords: it is not kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StatusSaid {
     /// Its conditions; `None` where the answer holds no status at all.
     pub(super) conditions: Option<Vec<RuntimeCondition>>,
@@ -167,6 +167,10 @@ pub(super) struct StatusSaid {
 }
 
 impl StatusSaid {
+    /// The newest `Status` has no good answer: nothing is known, which is not the same as nothing being wrong.
+    pub(super) const NOTHING: StatusSaid =
+        StatusSaid { conditions: None, last_cni_load_status: None, cni_conf_dir: None, cni_bin_dirs: None };
+
     /// From the board: the newest good answer, `None` where the newest call has none.
     pub(super) fn of(verb: &Verb<StatusResponse>) -> Option<StatusSaid> {
         let answer = answer(verb)?;
@@ -250,4 +254,44 @@ fn answer<T>(verb: &Verb<T>) -> Option<&T> {
 
 fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    // `info.config` of containerd 1.6.20 on Debian 12 (CRI Status, verbose), cut to its CNI part and one
+    // neighbour, with the default folders.
+    const CONFIG: &str = r#"{"cni":{"binDir":"/opt/cni/bin","confDir":"/etc/cni/net.d","maxConfNum":1,"confTemplate":"","ipPref":""},"disableTCPService":true}"#;
+
+    #[test]
+    fn containerds_cni_folders_are_read_from_its_config() {
+        let bin = Some(vec!["/opt/cni/bin".to_owned()]);
+        assert_eq!(cni_places(CONFIG), (Some("/etc/cni/net.d".to_owned()), bin));
+    }
+
+    #[test]
+    fn every_prefix_says_nothing() {
+        for cut in 0..CONFIG.len() {
+            assert_eq!(cni_places(&CONFIG[..cut]), (None, None));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_flipped_byte_is_a_value_or_nothing(at in 0..CONFIG.len(), byte: u8) {
+            let mut bytes = CONFIG.as_bytes().to_vec();
+            bytes[at] = byte;
+            let (_, bin) = cni_places(&String::from_utf8_lossy(&bytes));
+            prop_assert!(bin.is_none_or(|dirs| !dirs.is_empty()));
+        }
+
+        #[test]
+        fn no_state_is_lost_in_counting(states in prop::collection::vec(-2..9_i32, 0..50)) {
+            let counts = by_state(&states, &["ready", "notready"]);
+            prop_assert_eq!(counts.values().sum::<u64>(), states.len() as u64);
+        }
+    }
 }
