@@ -5,10 +5,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
+mod folder;
 pub mod get;
 pub mod kmsg;
 pub mod process;
+mod unix;
 pub mod wake;
+
+pub use folder::{FileStat, FolderWatch};
+pub use unix::UnixPeer;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};

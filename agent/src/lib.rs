@@ -6,6 +6,7 @@
 pub mod board;
 pub mod collect;
 pub mod collector;
+pub mod cri;
 pub mod events;
 pub mod findings;
 pub mod host;

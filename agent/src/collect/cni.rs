@@ -1,47 +1,320 @@
-//! Not written yet.
+//! The pod network's configuration, as the runtime will find it: the folder, the file that it takes, the programs
+//! that this file names.
+//!
+//! A file that is there and valid need not be loaded (one that was moved in by rename is not noticed): whether
+//! the runtime *has* a network is the runtime's own word, `NetworkReady`. Here stands why it may not have one.
+//! kubeconfigs and tokens lie in the same folder: only files with CNI's endings are ever opened.
 
+mod conf;
+mod detect;
+mod places;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::collector::{Collector, Noticed, Pair, never_woken};
-use crate::host::{Host, ReadError};
+use self::conf::ConfError;
+use self::detect::detect;
+use self::places::{Folders, Program};
+use crate::collector::Collector;
+use crate::host::{FolderWatch, Host, ReadError};
 use crate::metrics::Sink;
-use crate::thresholds::Thresholds;
 
-/// Not written yet.
+/// The pod network's configuration. Woken by inotify where the kernel gives a watch, else by the clock.
 pub static COLLECTOR: Collector<Source, Reading> = Collector {
     name: "cni",
     every: Duration::from_secs(1),
     deadline: Duration::from_secs(2),
     open,
     read,
-    wake: never_woken,
+    wake,
     summary,
     metrics,
     detect,
 };
 
+const MOST_FILES: usize = 64;
+const LARGEST_FILE_BYTES: u64 = 1024 * 1024;
+
 /// Kept between reads.
 #[derive(Debug)]
-pub struct Source;
+pub struct Source {
+    folders: Folders,
+    watch: Option<FolderWatch>,
+    /// Whether a configuration was ever seen here: then one is expected.
+    seen: bool,
+}
 
-/// One reading.
+/// How a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileState {
+    /// The runtime takes this one.
+    Taken,
+    /// It cannot be loaded.
+    Invalid,
+    /// It comes after the one that decides; it was not looked at.
+    NotLookedAt,
+    /// It is no CNI configuration by its name, and was not opened.
+    Other,
+    /// It could not be read or judged from here, which says nothing of the runtime.
+    CannotTell,
+}
+
+/// A file of the folder.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Reading {}
-
-fn open(_host: &Host) -> Result<Source, ReadError> {
-    Ok(Source)
+pub struct File {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub size_bytes: Option<u64>,
+    /// When it was last written.
+    pub modified: Option<Timestamp>,
+    /// How it is.
+    pub state: FileState,
+    /// Why, where it is not taken.
+    pub why: Option<String>,
 }
 
-fn read(_source: &mut Source, _host: &Host) -> Result<Reading, ReadError> {
-    Err(ReadError::absent("not written yet"))
+/// A plugin of the configuration that is taken.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plugin {
+    /// Its `type`: the program's name.
+    pub kind: String,
+    /// The program.
+    pub path: Option<String>,
+    /// `found`, `not_executable`, `missing`, `cannot_tell`.
+    pub state: &'static str,
+    /// Why it cannot be told.
+    pub why: Option<String>,
 }
 
-fn summary(_reading: &Reading) -> String {
-    String::new()
+/// How the folder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FolderState {
+    /// A configuration can be loaded.
+    Configured,
+    /// No file in it has CNI's endings.
+    Empty,
+    /// The file that decides cannot be loaded.
+    Invalid,
+    /// It does not exist.
+    Gone,
+    /// The file that decides can't be judged from here.
+    CannotTell,
 }
 
-fn metrics(_reading: &Reading, _sink: &mut Sink) {}
+/// The configuration, as it is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Reading {
+    /// The folder, a path of the host.
+    pub dir: String,
+    /// Which rule found it.
+    pub found_by: String,
+    /// Why a configuration is expected here.
+    pub expected_because: String,
+    /// How the folder is.
+    pub state: FolderState,
+    /// Its files, in lexical order; at most 64.
+    pub files: Vec<File>,
+    /// How many more files there are than are told.
+    pub files_left_out: usize,
+    /// The file that decides.
+    pub file: Option<String>,
+    /// The network's name in it.
+    pub network: Option<String>,
+    /// Its `cniVersion`.
+    pub cni_version: Option<String>,
+    /// Its plugins, and those that they delegate addresses to.
+    pub plugins: Vec<Plugin>,
+    /// Where plugins were looked for.
+    pub bin_dirs: Vec<String>,
+}
 
-fn detect(_pair: Pair<'_, Reading>, _thresholds: &Thresholds, _noticed: &mut Noticed) {}
+fn open(host: &Host) -> Result<Source, ReadError> {
+    let folders = places::folders(host);
+    // Without a watch the clock wakes: that costs a second, not the reading.
+    let watch = host.watch_folder(&folders.conf).ok();
+    Ok(Source { folders, watch, seen: false })
+}
+
+fn wake(source: &Source) -> Option<BorrowedFd<'_>> {
+    source.watch.as_ref().map(AsFd::as_fd)
+}
+
+fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
+    // The queue is emptied before the folder is read: a change during the reading wakes again.
+    if source.watch.as_mut().is_some_and(|watch| watch.renew().is_err()) {
+        source.watch = None;
+    }
+    if host.stat(&source.folders.conf).is_err() {
+        // A distribution that was installed since may have named another folder.
+        let folders = places::folders(host);
+        if folders.conf != source.folders.conf {
+            *source = Source { watch: host.watch_folder(&folders.conf).ok(), folders, seen: source.seen };
+        }
+    }
+    let dir = &source.folders.conf;
+    let names = match host.list(dir) {
+        Ok(names) => Some(names),
+        Err(ReadError::NotFound { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let has_conf = names.iter().flatten().any(|name| is_conf(name));
+    let because = if source.seen {
+        Some("a configuration was here before".to_owned())
+    } else if has_conf {
+        Some("a configuration is here".to_owned())
+    } else {
+        places::expected(host)
+    };
+    let Some(expected_because) = because else {
+        return Err(ReadError::absent(format!(
+            "no CNI configuration in {}, and no kubelet and no runtime that would use one",
+            dir.display()
+        )));
+    };
+    source.seen |= has_conf;
+    let passes_over = places::passes_over_invalid(host);
+    let mut reading = Reading {
+        dir: dir.display().to_string(),
+        found_by: source.folders.found_by.clone(),
+        expected_because,
+        state: if names.is_some() { FolderState::Empty } else { FolderState::Gone },
+        files: Vec::new(),
+        files_left_out: 0,
+        file: None,
+        network: None,
+        cni_version: None,
+        plugins: Vec::new(),
+        bin_dirs: source.folders.bin.iter().map(|dir| dir.display().to_string()).collect(),
+    };
+    for name in names.into_iter().flatten() {
+        reading.take(host, dir, &source.folders.bin, name, passes_over);
+    }
+    reading.files_left_out = reading.files.len().saturating_sub(MOST_FILES);
+    reading.files.truncate(MOST_FILES);
+    Ok(reading)
+}
+
+/// The endings that libcni's `ConfFiles` is asked for by containerd and CRI-O.
+fn is_conf(name: &str) -> bool {
+    [".conf", ".conflist", ".json"].iter().any(|ending| name.ends_with(ending))
+}
+
+impl Reading {
+    /// Takes the next file of the folder in, in lexical order.
+    fn take(&mut self, host: &Host, dir: &Path, bin: &[PathBuf], name: String, passes_over: bool) {
+        let path = dir.join(&name);
+        let stat = host.stat(&path);
+        if stat.as_ref().is_ok_and(|stat| stat.is_dir) {
+            return;
+        }
+        let mut file = File {
+            size_bytes: stat.as_ref().ok().map(|stat| stat.size_bytes),
+            modified: stat.as_ref().ok().and_then(|stat| stat.modified),
+            state: FileState::Other,
+            why: None,
+            name,
+        };
+        let decided = match self.state {
+            FolderState::Configured | FolderState::CannotTell => true,
+            FolderState::Invalid => !passes_over,
+            FolderState::Empty | FolderState::Gone => false,
+        };
+        if is_conf(&file.name) {
+            if decided {
+                file.state = FileState::NotLookedAt;
+            } else {
+                self.judge(host, &path, bin, &mut file);
+            }
+        }
+        self.files.push(file);
+    }
+
+    fn judge(&mut self, host: &Host, path: &Path, bin: &[PathBuf], file: &mut File) {
+        let is_under_root = host.root() == Path::new("/");
+        let judged = if file.size_bytes.is_some_and(|bytes| bytes > LARGEST_FILE_BYTES) {
+            Err((FileState::CannotTell, format!("it is larger than {LARGEST_FILE_BYTES} bytes: not read")))
+        } else {
+            match host.read_bytes(path) {
+                Ok(bytes) => conf::load(&file.name, &bytes).map_err(|error| {
+                    // Only libcni 1.3 looks into that folder. Is it there, then which libcni it is decides.
+                    let beside = match &error {
+                        ConfError::NoInlinePlugins(name) => path.with_file_name(name),
+                        ConfError::Invalid(_) => return (FileState::Invalid, error.to_string()),
+                    };
+                    let is_there =
+                        !beside.as_os_str().is_empty() && host.stat(&beside).is_ok_and(|stat| stat.is_dir);
+                    match is_there {
+                        true => (FileState::CannotTell, error.to_string()),
+                        false => (FileState::Invalid, "it lists no plugins".to_owned()),
+                    }
+                }),
+                // A link without its target. Under another root only the link may be out of reach, from here.
+                Err(error @ ReadError::NotFound { .. }) if is_under_root => {
+                    Err((FileState::Invalid, format!("{error}: a link that leads nowhere")))
+                }
+                Err(error) => Err((FileState::CannotTell, error.to_string())),
+            }
+        };
+        self.file = Some(file.name.clone());
+        match judged {
+            Ok(loaded) => {
+                file.state = FileState::Taken;
+                self.state = FolderState::Configured;
+                self.plugins = loaded.plugins.into_iter().map(|kind| plugin(host, bin, kind)).collect();
+                (self.network, self.cni_version) = (Some(loaded.name), Some(loaded.cni_version));
+            }
+            Err((state, why)) => {
+                let is_invalid = state == FileState::Invalid;
+                self.state = if is_invalid { FolderState::Invalid } else { FolderState::CannotTell };
+                (file.state, file.why) = (state, Some(why));
+            }
+        }
+    }
+}
+
+fn plugin(host: &Host, bin: &[PathBuf], kind: String) -> Plugin {
+    let (state, path, why) = match places::program(host, bin, &kind) {
+        Program::At(path) => ("found", Some(path), None),
+        Program::NotExecutable(path) => ("not_executable", Some(path), None),
+        Program::Missing => ("missing", None, None),
+        Program::CannotTell(why) => ("cannot_tell", None, Some(why)),
+    };
+    Plugin { kind, path: path.map(|path| path.display().to_string()), state, why }
+}
+
+fn summary(reading: &Reading) -> String {
+    match (&reading.file, &reading.network) {
+        (Some(file), Some(network)) => format!("{file} (network {network})"),
+        (Some(file), None) => format!("{file} cannot be loaded"),
+        (None, _) => format!("no configuration in {}", reading.dir),
+    }
+}
+
+fn metrics(reading: &Reading, sink: &mut Sink) {
+    let configured = match reading.state {
+        FolderState::Configured => Some(1.0),
+        FolderState::Empty | FolderState::Invalid | FolderState::Gone => Some(0.0),
+        FolderState::CannotTell => None,
+    };
+    if let Some(value) = configured {
+        let help = "Whether the CNI folder holds a configuration that can be loaded. Whether the runtime did is \
+                    nodewhy_runtime_condition.";
+        sink.gauge("nodewhy_cni_configured", help, value);
+    }
+    if reading.state == FolderState::Configured {
+        let missing =
+            reading.plugins.iter().filter(|plugin| matches!(plugin.state, "missing" | "not_executable"));
+        let help = "Plugins of the CNI configuration whose program is missing or not executable.";
+        sink.gauge("nodewhy_cni_plugins_missing", help, missing.count() as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use crate::host::process::{Process, Status};
 use crate::host::{Host, ReadError};
 
 /// A command line is read apart, and is waited for this long.
-const CMDLINE_LIMIT: Duration = Duration::from_millis(500);
+pub(crate) const CMDLINE_LIMIT: Duration = Duration::from_millis(500);
 
 /// The kubelet's process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +65,11 @@ fn runs_k3s_agent(arguments: &[String]) -> bool {
 /// Whether a process of this name may be a kubelet.
 pub(crate) fn is_name(name: &str) -> bool {
     NAMES.iter().any(|(known, _)| *known == name)
+}
+
+/// The kubelet's process, for who need not know why there is none.
+pub(crate) fn kubelet(host: &Host) -> Option<Process> {
+    find(host).ok()?.kubelet.map(|kubelet| kubelet.process)
 }
 
 /// Looks at every process of the node.
