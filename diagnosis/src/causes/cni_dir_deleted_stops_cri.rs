@@ -1,0 +1,105 @@
+use std::time::Duration;
+
+use nodewhy_proto::{Evidence, Finding, Outcome, Role};
+
+use crate::signs::{
+    RUNTIME_DOWN, against, certainty_by, clean, exit_near, ready_says, standing, told, within,
+};
+use crate::{Answer, Case, Cause, Holding, Link, NodeCase, Scope, Unready};
+
+pub(super) static CAUSE: Cause = Cause {
+    id: "cni_dir_deleted_stops_cri",
+    title: "The CNI configuration folder was deleted, and containerd stopped its CRI over it",
+    about: "\
+containerd watches its CNI configuration folder. When the folder itself is deleted, not only the files in it, the \
+watcher fails and containerd stops its whole CRI service. Its process lives on, and systemd sees a healthy unit.
+
+It is seen by the missing folder, and by a CRI that is refused or not implemented from then on. The API says \
+\"container runtime is down\" after 30 to 45 s.
+
+It is confused with a dead runtime: there the process has ended. It is not this cause while the CRI answers: then the \
+folder is missing, and the network configuration may be lost, but the runtime works.
+
+Make the folder again and restart containerd: it does not watch a folder that came back. The CNI's agent writes its \
+configuration anew when it starts. The node cannot know who removed the folder: uninstall scripts of network plugins \
+often do.",
+    scope: Scope::Node,
+    leads_to: &[Link::unready(Unready::False(RUNTIME_DOWN), 30, 45, 120)],
+    remedy: &[
+        "mkdir -p /etc/cni/net.d, and let the CNI's agent write its configuration",
+        "systemctl restart containerd",
+        "Do not replace the node.",
+    ],
+    check,
+};
+
+/// The watcher fails at once; our own look at the CRI comes within seconds, a busy node's later.
+const STOPS_WITHIN: Duration = Duration::from_secs(60);
+
+const FAILING: [&str; 3] = ["runtime_refused", "runtime_socket_missing", "runtime_not_ready"];
+
+fn check(_: &Case, node: &NodeCase) -> Answer {
+    let Some(folder) = standing(node, "cni_config_dir_missing") else {
+        return clean(node, "cni", "the CNI configuration folder is there");
+    };
+    if let Some(hung) = standing(node, "runtime_hung") {
+        return against(hung, "the runtime accepts connections, so its CRI was not stopped");
+    }
+    let failing = FAILING.iter().filter_map(|name| standing(node, name)).min_by_key(|finding| finding.began);
+    let stopped: Evidence = match (failing, outcome(node)) {
+        (Some(failing), _) if within(failing.began, folder.began, Duration::ZERO) => stopped_by(failing),
+        (Some(failing), _) => return against(failing, "the CRI failed before the folder was gone"),
+        (None, Some(Outcome::Failed { error })) => {
+            Evidence::new(format!("the CRI can't be read: {error}"), "runtime collector: failed")
+        }
+        (None, _) => return clean(node, "runtime", "the folder is gone, and the CRI answers all the same"),
+    };
+    if let Some(failing) = failing.filter(|failing| !within(folder.began, failing.began, STOPS_WITHIN)) {
+        return against(failing, "the CRI failed long after the folder was gone");
+    }
+    let when = failing.map_or(folder.began, |failing| failing.began);
+    if exit_near(node, Role::Runtime, when).is_some() {
+        return Answer::CannotTell {
+            missing: vec![
+                "why the runtime's process ended as the folder went: its last log lines tell whether it was over the \
+                 folder (journalctl -u containerd)"
+                    .to_owned(),
+            ],
+        };
+    }
+    let said = ready_says(node, RUNTIME_DOWN);
+    // That the process lives is concluded from no exit seen: the folder and the CRI are the two signals.
+    let signals = 1 + usize::from(failing.is_some()) + usize::from(said.is_some());
+    let mut because = told(folder);
+    because.push(stopped);
+    because.extend(said);
+    Answer::Yes(Holding {
+        subject: folder.subject.clone(),
+        since: Some(folder.began),
+        ended: failing.and_then(|failing| failing.ended),
+        text: "the CNI configuration folder was deleted; containerd stopped its CRI over it".to_owned(),
+        because,
+        certainty: certainty_by(node, "cni", signals),
+        remedy: remedy(&folder.subject.name),
+    })
+}
+
+fn outcome(node: &NodeCase) -> Option<&Outcome> {
+    node.collectors.known()?.get("runtime")
+}
+
+fn stopped_by(failing: &Finding) -> Evidence {
+    let source = format!("finding {} of the {} collector", failing.finding, failing.collector);
+    Evidence::new(failing.summary.clone(), source).with_time(failing.began)
+}
+
+fn remedy(folder: &str) -> Vec<String> {
+    if folder.is_empty() {
+        return Vec::new();
+    }
+    vec![
+        format!("mkdir -p {folder}, and let the CNI's agent write its configuration (restart its pod)"),
+        "systemctl restart containerd: it does not watch a folder that came back".to_owned(),
+        "Do not replace the node.".to_owned(),
+    ]
+}
