@@ -82,3 +82,53 @@ fn arrow(link: &crate::Link) -> String {
         shows.usually_by.as_secs()
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test lists this crate's own source")]
+    fn every_file_is_in_the_list_and_names_its_cause() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/causes");
+        let files: BTreeSet<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+            .collect();
+        let listed: BTreeSet<String> = ALL.iter().map(|cause| cause.id.to_owned()).collect();
+        assert_eq!(files, listed);
+        assert_eq!(listed.len(), ALL.len(), "an id stands twice");
+    }
+
+    #[test]
+    fn every_cause_is_whole() {
+        for cause in ALL {
+            let id = cause.id;
+            assert!(id.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit()), "{id}");
+            assert!(cause.about.split("\n\n").count() >= 3 && !cause.title.is_empty(), "{id}");
+            assert!(!cause.about.contains('#') && !cause.about.contains("  "), "{id}: plain paragraphs");
+            assert!(!cause.remedy.is_empty(), "{id}");
+            for link in cause.leads_to {
+                assert!(link.to == NOT_READY || named(link.to).is_some(), "{id} leads to {}", link.to);
+                assert_eq!(link.shows.is_some(), link.to == NOT_READY, "{id} leads to {}", link.to);
+                if let Some(shows) = link.shows {
+                    assert!(shows.soonest <= shows.usually_by && shows.usually_by <= link.within, "{id}");
+                }
+            }
+        }
+    }
+
+    /// `NODEWHY_BLESS=1 cargo test -p nodewhy-diagnosis` writes the page anew.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test reads this project's own page")]
+    fn the_page_in_docs_is_this_catalogue() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/causes.md");
+        if std::env::var_os("NODEWHY_BLESS").is_some() {
+            std::fs::write(path, page()).unwrap();
+        }
+        let kept = std::fs::read_to_string(path).unwrap();
+        assert_eq!(kept, page(), "run with NODEWHY_BLESS=1 to write docs/causes.md anew");
+    }
+}

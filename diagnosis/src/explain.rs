@@ -255,3 +255,6 @@ fn held(one: &Found) -> Held {
         because: one.holding.because.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,8 @@ mod cause;
 pub mod causes;
 mod explain;
 mod graph;
+#[cfg(test)]
+mod made;
 mod network;
 mod oom;
 mod ready;

@@ -44,3 +44,38 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
         None => network::no_fault(node, "the CNI configuration, where there is one, can be loaded"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CAUSE;
+    use crate::made::*;
+    use nodewhy_proto::SubjectKind::Cni;
+
+    fn invalid() -> Made {
+        well().found("cni", "cni_config_invalid", Cni, "/etc/cni/net.d/00-old.conflist", 10)
+    }
+
+    fn network(made: Made) -> Made {
+        made.found("runtime", "runtime_network_not_ready", Cni, "NetworkPluginNotReady", 11)
+    }
+
+    #[test]
+    fn a_first_file_that_cannot_be_loaded_is_yes_and_is_named() {
+        let yes = network(invalid()).yes(&CAUSE);
+        assert!(yes.remedy[0].contains("/etc/cni/net.d/00-old.conflist"));
+        assert_eq!(yes.certainty, 0.9);
+    }
+
+    #[test]
+    fn a_missing_one_is_no_and_so_is_one_not_loaded_yet() {
+        network(well().found("cni", "cni_config_missing", Cni, "/etc/cni/net.d", 10)).no(&CAUSE);
+        invalid().no(&CAUSE);
+        network(well()).no(&CAUSE);
+        well().no(&CAUSE);
+    }
+
+    #[test]
+    fn it_cannot_be_told_without_the_folder() {
+        well().absent("cni").cannot_tell(&CAUSE);
+    }
+}

@@ -40,3 +40,55 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
         None => network::no_fault(node, "a CNI configuration is in the folder and can be loaded"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CAUSE;
+    use crate::made::*;
+    use nodewhy_proto::{ConditionStatus, SubjectKind::Cni};
+
+    // Recorded on kubelet 1.36.2 and containerd 2.1.9.
+    const SAID: &str = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
+                        message:Network plugin returns error: cni plugin not initialized";
+
+    fn empty(second: i64) -> Made {
+        well().found("cni", "cni_config_missing", Cni, "/etc/cni/net.d", second)
+    }
+
+    fn network(made: Made, second: i64) -> Made {
+        made.found("runtime", "runtime_network_not_ready", Cni, "NetworkPluginNotReady", second)
+    }
+
+    #[test]
+    fn an_empty_folder_and_a_runtime_without_network_is_yes() {
+        assert_eq!(network(empty(10), 11).yes(&CAUSE).certainty, 0.9);
+        let said = network(empty(10), 11).ready(20, ConditionStatus::False, SAID);
+        assert_eq!(said.yes(&CAUSE).certainty, 0.95);
+        // The kubelet's word counts where the runtime can't be asked.
+        empty(10).failed("runtime").ready(20, ConditionStatus::False, SAID).yes(&CAUSE);
+    }
+
+    #[test]
+    fn a_configuration_kept_in_memory_takes_the_network_when_it_is_let_go() {
+        assert_eq!(network(empty(-500), 11).yes(&CAUSE).since, Some(at(11)));
+    }
+
+    #[test]
+    fn an_empty_folder_under_a_runtime_that_has_its_network_is_not_yet() {
+        assert!(empty(10).no(&CAUSE).contains("network is ready"));
+    }
+
+    #[test]
+    fn a_file_that_is_invalid_or_valid_and_not_loaded_is_no() {
+        let invalid = network(well().found("cni", "cni_config_invalid", Cni, "10-a.conflist", 10), 11);
+        invalid.no(&CAUSE);
+        assert!(network(well(), 11).no(&CAUSE).contains("another reason"));
+        assert!(network(empty(90), 10).no(&CAUSE).contains("long before"));
+    }
+
+    #[test]
+    fn it_cannot_be_told_without_the_runtimes_word_or_the_folder() {
+        assert!(empty(10).absent("runtime").cannot_tell(&CAUSE).contains("runtime: absent"));
+        assert!(network(well().failed("cni"), 11).cannot_tell(&CAUSE).contains("cni: failed"));
+    }
+}

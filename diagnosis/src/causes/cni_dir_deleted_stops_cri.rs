@@ -103,3 +103,51 @@ fn remedy(folder: &str) -> Vec<String> {
         "Do not replace the node.".to_owned(),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CAUSE;
+    use crate::made::*;
+    use nodewhy_proto::{
+        Role,
+        SubjectKind::{Cni, Runtime},
+    };
+
+    fn folder_gone(second: i64) -> Made {
+        well().found("cni", "cni_config_dir_missing", Cni, "/etc/cni/net.d", second)
+    }
+
+    #[test]
+    fn a_cri_that_fails_as_the_folder_goes_is_yes() {
+        let refused = folder_gone(10).found("runtime", "runtime_refused", Runtime, "sock", 11);
+        let yes = refused.yes(&CAUSE);
+        assert_eq!(yes.certainty, 0.9);
+        assert!(yes.remedy[0].contains("mkdir -p /etc/cni/net.d"));
+        // Not implemented: the runtime's socket answers, the CRI on it does not.
+        assert!(folder_gone(10).failed("runtime").yes(&CAUSE).certainty <= 0.8);
+    }
+
+    #[test]
+    fn the_folder_alone_or_a_cri_that_failed_before_is_no() {
+        assert!(folder_gone(10).no(&CAUSE).contains("answers all the same"));
+        assert!(
+            folder_gone(50)
+                .found("runtime", "runtime_refused", Runtime, "s", 10)
+                .no(&CAUSE)
+                .contains("before")
+        );
+        assert!(
+            folder_gone(0).found("runtime", "runtime_refused", Runtime, "s", 90).no(&CAUSE).contains("long")
+        );
+        folder_gone(10).found("runtime", "runtime_hung", Runtime, "s", 11).no(&CAUSE);
+        well().no(&CAUSE);
+    }
+
+    #[test]
+    fn it_cannot_be_told_when_the_process_ended_too_or_nobody_looked() {
+        let ended = folder_gone(10).found("runtime", "runtime_refused", Runtime, "s", 11);
+        ended.exited(11, Role::Runtime, "containerd", 5).cannot_tell(&CAUSE);
+        well().failed("cni").cannot_tell(&CAUSE);
+        folder_gone(10).absent("runtime").cannot_tell(&CAUSE);
+    }
+}

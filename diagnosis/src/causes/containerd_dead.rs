@@ -71,3 +71,52 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
         remedy: Vec::new(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CAUSE;
+    use crate::made::*;
+    use nodewhy_proto::{
+        ConditionStatus, Role,
+        SubjectKind::{Cni, Runtime},
+    };
+
+    const SOCKET: &str = "/run/containerd/containerd.sock";
+
+    #[test]
+    fn a_refused_socket_is_yes_and_more_signals_make_it_surer() {
+        let refused = || well().found("runtime", "runtime_refused", Runtime, SOCKET, 10);
+        let alone = refused().yes(&CAUSE);
+        assert_eq!((alone.since, alone.certainty), (Some(at(10)), 0.8));
+        let exit = refused().exited(8, Role::Runtime, "containerd", 1465);
+        assert_eq!(exit.clone().yes(&CAUSE).since, Some(at(8)));
+        let said = exit.ready(45, ConditionStatus::False, "container runtime is down");
+        assert!(said.yes(&CAUSE).certainty > alone.certainty);
+    }
+
+    #[test]
+    fn a_shims_end_is_not_the_runtimes() {
+        let shim = well().found("runtime", "runtime_refused", Runtime, SOCKET, 10);
+        assert_eq!(shim.exited(9, Role::Runtime, "containerd-shim", 77).yes(&CAUSE).certainty, 0.8);
+    }
+
+    #[test]
+    fn a_hung_runtime_is_no() {
+        assert!(well().found("runtime", "runtime_hung", Runtime, SOCKET, 10).no(&CAUSE).contains("accepts"));
+        well().no(&CAUSE);
+    }
+
+    #[test]
+    fn one_that_came_back_before_anything_was_lost_is_no() {
+        well().found_until("runtime", "runtime_refused", Runtime, SOCKET, (10, Some(14))).no(&CAUSE);
+    }
+
+    #[test]
+    fn it_cannot_be_told_without_the_collector_or_beside_a_deleted_cni_folder() {
+        assert!(well().failed("runtime").cannot_tell(&CAUSE).contains("runtime: failed (permission denied)"));
+        let folder = well().found("runtime", "runtime_refused", Runtime, SOCKET, 11);
+        let folder = folder.found("cni", "cni_config_dir_missing", Cni, "/etc/cni/net.d", 10);
+        folder.clone().cannot_tell(&CAUSE);
+        folder.exited(11, Role::Runtime, "containerd", 1465).yes(&CAUSE);
+    }
+}

@@ -82,3 +82,54 @@ fn hold() -> std::time::Duration {
 fn is_stopped(text: &str) -> bool {
     ["state T", "state t", "stopped"].iter().any(|sign| text.contains(sign))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CAUSE;
+    use crate::made::*;
+    use nodewhy_proto::{
+        Evidence, Outcome,
+        SubjectKind::{Node, Runtime},
+    };
+
+    const SOCKET: &str = "/run/containerd/containerd.sock";
+
+    #[test]
+    fn an_unanswered_call_is_yes_and_a_stopped_process_makes_it_surer() {
+        let mut hung = well().found("runtime", "runtime_hung", Runtime, SOCKET, 10);
+        assert_eq!(hung.clone().yes(&CAUSE).certainty, 0.8);
+        hung.findings[0]
+            .evidence
+            .push(Evidence::new("containerd (pid 1465) is in state T", "/proc/1465/stat"));
+        let stopped = hung.yes(&CAUSE);
+        assert_eq!(stopped.certainty, 0.9);
+        assert!(stopped.remedy[0].contains("kill -CONT"));
+    }
+
+    #[test]
+    fn a_finding_whose_collector_is_stuck_is_less_sure() {
+        let hung = well().found("runtime", "runtime_hung", Runtime, SOCKET, 10);
+        let stuck = hung.collector("runtime", Outcome::Stuck { since: at(12) });
+        assert_eq!(stuck.yes(&CAUSE).certainty, 0.7);
+    }
+
+    #[test]
+    fn a_stalled_disk_beneath_reads_the_same() {
+        let disk = well().found("runtime", "runtime_hung", Runtime, SOCKET, 10);
+        let disk = disk.found("pressure", "io_stalled", Node, "", 15).yes(&CAUSE);
+        assert_eq!(disk.certainty, 0.6);
+    }
+
+    #[test]
+    fn a_dead_one_is_no() {
+        assert!(
+            well().found("runtime", "runtime_refused", Runtime, SOCKET, 10).no(&CAUSE).contains("nobody")
+        );
+        well().no(&CAUSE);
+    }
+
+    #[test]
+    fn it_cannot_be_told_where_there_is_no_runtime_to_ask() {
+        assert!(well().absent("runtime").cannot_tell(&CAUSE).contains("runtime: absent"));
+    }
+}

@@ -61,3 +61,40 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
         remedy: kill.remedy(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CAUSE;
+    use crate::made::*;
+    use nodewhy_proto::{
+        OomKill,
+        OomScope::{Global, Memcg},
+        OomTask, Role,
+    };
+
+    fn pod(scope: nodewhy_proto::OomScope) -> OomKill {
+        let uid = Some("c12ef941-6a22-4f38-8101-61b41df7a6b6".to_owned());
+        OomKill { pod_uid: uid, ..kill(scope, Role::Pod, "tail", 4404) }
+    }
+
+    #[test]
+    fn a_global_kill_in_a_pod_is_yes_and_names_who_may_never_be_chosen() {
+        let mut victim = pod(Global);
+        victim.biggest =
+            vec![OomTask { pid: 9, name: "hog".into(), rss_bytes: 1 << 33, oom_score_adj: -1000 }];
+        let yes = well().killed(10, victim).yes(&CAUSE);
+        assert!(yes.text.contains("hog[9], which held 8.0 GiB (oom_score_adj -1000"), "{}", yes.text);
+        assert!(yes.text.contains("c12ef941"));
+    }
+
+    #[test]
+    fn a_kill_at_a_containers_limit_is_no() {
+        assert!(well().killed(10, pod(Memcg)).no(&CAUSE).contains("limit"));
+        well().no(&CAUSE);
+    }
+
+    #[test]
+    fn it_cannot_be_told_without_the_kernel_log() {
+        well().failed("oom").cannot_tell(&CAUSE);
+    }
+}

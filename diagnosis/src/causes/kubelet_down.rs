@@ -79,3 +79,39 @@ fn check(case: &Case, node: &NodeCase) -> Answer {
         (answer, _) => answer,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CAUSE;
+    use crate::made::*;
+    use nodewhy_proto::{Role, SubjectKind::Kubelet};
+
+    fn absent() -> Made {
+        well().found("kubelet", "kubelet_absent", Kubelet, "kubelet", 10)
+    }
+
+    #[test]
+    fn a_missing_process_is_yes_and_more_signals_make_it_surer() {
+        assert_eq!(absent().yes(&CAUSE).certainty, 0.8);
+        let exit = absent().exited(9, Role::Kubelet, "kubelet", 998);
+        assert_eq!(exit.clone().yes(&CAUSE).certainty, 0.9);
+        let silent = exit.renewed(5).yes(&CAUSE);
+        assert_eq!((silent.certainty, silent.since), (0.95, Some(at(9))));
+        // Renewed after: the Lease is no signal for it.
+        assert_eq!(absent().renewed(95).yes(&CAUSE).certainty, 0.8);
+    }
+
+    #[test]
+    fn a_restart_is_no_and_so_is_a_stopped_one() {
+        let back = well().found_until("kubelet", "kubelet_absent", Kubelet, "kubelet", (10, Some(14)));
+        assert!(back.no(&CAUSE).contains("is back"));
+        well().found("kubelet", "kubelet_restarting", Kubelet, "kubelet", 10).no(&CAUSE);
+        well().found("kubelet", "kubelet_stopped", Kubelet, "kubelet", 10).no(&CAUSE);
+        well().no(&CAUSE);
+    }
+
+    #[test]
+    fn it_cannot_be_told_where_no_kubelet_can_be_looked_for() {
+        assert!(well().absent("kubelet").cannot_tell(&CAUSE).contains("kubelet: absent"));
+    }
+}

@@ -87,3 +87,33 @@ fn quiet(node: &NodeCase) -> Answer {
     }
     Answer::CannotTell { missing }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CAUSE;
+    use crate::made::*;
+    use nodewhy_proto::SubjectKind::{Kubelet, Runtime};
+
+    #[test]
+    fn a_stopped_one_is_yes_and_so_is_a_silent_one_beside_a_runtime_that_is_well() {
+        let stopped = well().found("kubelet", "kubelet_stopped", Kubelet, "kubelet", 10).yes(&CAUSE);
+        assert!(stopped.remedy[0].contains("kill -CONT"));
+        let silent = well().found("kubelet", "kubelet_healthz_hung", Kubelet, "kubelet", 10);
+        assert_eq!(silent.yes(&CAUSE).certainty, 0.8);
+    }
+
+    #[test]
+    fn a_hung_runtime_holds_the_loop_up_and_is_no() {
+        let hung = well().found("kubelet", "kubelet_healthz_failing", Kubelet, "kubelet", 20);
+        assert!(hung.found("runtime", "runtime_hung", Runtime, "s", 10).no(&CAUSE).contains("runtime"));
+        well().found("kubelet", "kubelet_absent", Kubelet, "kubelet", 10).no(&CAUSE);
+    }
+
+    #[test]
+    fn an_ok_of_10248_proves_nothing() {
+        assert!(well().cannot_tell(&CAUSE).contains("10250"));
+        let unseen =
+            well().found("kubelet", "kubelet_healthz_hung", Kubelet, "kubelet", 10).failed("runtime");
+        assert!(unseen.cannot_tell(&CAUSE).contains("runtime: failed"));
+    }
+}

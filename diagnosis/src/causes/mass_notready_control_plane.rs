@@ -116,3 +116,51 @@ fn view(cluster: &ClusterCase, text: String) -> Evidence {
 fn ratio(part: usize, of: usize) -> f64 {
     if of == 0 { 0.0 } else { part as f64 / of as f64 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CAUSE;
+    use crate::made::*;
+    use nodewhy_proto::ConditionStatus::{True, Unknown};
+
+    use crate::Peer;
+
+    fn lost(count: i64, agent_well: Option<bool>) -> Vec<Peer> {
+        let mut peers = vec![peer(NODE, Unknown, 50, agent_well)];
+        peers.extend((1..count).map(|n| peer(&format!("lost-{n}"), Unknown, 40 + n % 30, agent_well)));
+        peers.extend((count..20).map(|n| peer(&format!("well-{n}"), True, -9000, Some(true))));
+        peers
+    }
+
+    #[test]
+    fn most_nodes_lost_at_once_with_agents_that_are_well_is_yes() {
+        let yes = well().cluster(95, lost(18, Some(true))).yes(&CAUSE);
+        assert!(
+            yes.text.contains("18 of 20 nodes") && yes.text.contains("18 of 18 of their agents"),
+            "{}",
+            yes.text
+        );
+        assert_eq!(yes.since, Some(at(41)));
+    }
+
+    #[test]
+    fn few_nodes_or_sick_agents_or_not_this_one_is_no() {
+        assert!(well().cluster(95, lost(10, Some(true))).no(&CAUSE).contains("10 of 20"));
+        assert!(well().cluster(95, lost(18, Some(false))).no(&CAUSE).contains("only 0 of 18"));
+        let mut others = lost(18, Some(true));
+        others[0].ready = True;
+        assert!(well().cluster(95, others).no(&CAUSE).contains("not among them"));
+        let mut spread = lost(18, Some(true));
+        for (n, peer) in spread.iter_mut().enumerate() {
+            peer.ready_since = Some(at(-3000 + 120 * i64::try_from(n).unwrap()));
+        }
+        well().cluster(95, spread).no(&CAUSE);
+    }
+
+    #[test]
+    fn it_cannot_be_told_from_one_node_from_an_old_view_or_without_agents() {
+        well().cannot_tell(&CAUSE);
+        well().cluster(-60, lost(18, Some(true))).cannot_tell(&CAUSE);
+        assert!(well().cluster(95, lost(18, None)).cannot_tell(&CAUSE).contains("0 of their agents"));
+    }
+}

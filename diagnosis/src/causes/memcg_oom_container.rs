@@ -94,3 +94,49 @@ fn limit(kill: &OomKill) -> Limit {
         Limit::NotKnown
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CAUSE;
+    use crate::made::*;
+    use nodewhy_proto::{
+        OomKill,
+        OomScope::{Global, Memcg},
+        Role,
+    };
+
+    // Recorded on Linux 7.2.13, Debian sid: a pod of 48Mi, killed by memory.oom.group.
+    const POD: &str = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podc12ef941_6a22_4f38_8101_61b41df7a6b6.slice";
+    const CONTAINER: &str =
+        "cri-containerd-b0b795bead51d415fc6af03eca6d9322f073f00f26866ef237845e33f0784586.scope";
+
+    fn at_limit(limit: &str) -> OomKill {
+        OomKill {
+            limit_cgroup: Some(limit.to_owned()),
+            victim_cgroup: Some(format!("{POD}/{CONTAINER}")),
+            pod_uid: Some("c12ef941-6a22-4f38-8101-61b41df7a6b6".to_owned()),
+            container_id: Some("b0b795bead51d415fc6af03eca6d9322f073f00f26866ef237845e33f0784586".to_owned()),
+            ..kill(Memcg, Role::Pod, "tail", 4404)
+        }
+    }
+
+    #[test]
+    fn a_pods_limit_and_a_containers_are_told_apart() {
+        assert!(well().killed(10, at_limit(POD)).yes(&CAUSE).text.contains("the pod as a whole"));
+        let own = at_limit(&format!("{POD}/{CONTAINER}"));
+        assert!(well().killed(10, own).yes(&CAUSE).text.contains("its own memory limit"));
+    }
+
+    #[test]
+    fn the_limit_of_all_pods_and_a_global_kill_are_no() {
+        well().killed(10, at_limit("/kubepods.slice")).no(&CAUSE);
+        well().killed(10, at_limit("/kubepods.slice/kubepods-burstable.slice")).no(&CAUSE);
+        well().killed(10, kill(Global, Role::Pod, "tail", 4404)).no(&CAUSE);
+        well().no(&CAUSE);
+    }
+
+    #[test]
+    fn it_cannot_be_told_without_the_kernel_log() {
+        well().failed("oom").cannot_tell(&CAUSE);
+    }
+}

@@ -70,3 +70,36 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
 fn says_pressure(node: &NodeCase) -> Option<&Condition> {
     node.condition("MemoryPressure").filter(|condition| condition.status == ConditionStatus::True)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CAUSE;
+    use crate::made::*;
+    use nodewhy_proto::{ConditionStatus, OomScope::Global, Role, SubjectKind::Node};
+
+    // Recorded on kubelet 1.36.2.
+    const SAID: &str = "kubelet has insufficient memory available";
+
+    #[test]
+    fn low_memory_is_yes_and_the_kubelets_word_makes_it_surer() {
+        let low = || well().found("memory", "memory_available_low", Node, "", 10);
+        assert_eq!(low().yes(&CAUSE).certainty, 0.8);
+        assert_eq!(
+            low().condition("MemoryPressure", 20, ConditionStatus::True, SAID).yes(&CAUSE).certainty,
+            0.9
+        );
+        let held = well().condition("MemoryPressure", 20, ConditionStatus::True, SAID).yes(&CAUSE);
+        assert_eq!((held.certainty, held.since), (0.7, Some(at(20))));
+    }
+
+    #[test]
+    fn an_oom_kill_alone_and_the_controllers_unknown_are_no() {
+        well().killed(10, kill(Global, Role::Pod, "java", 5)).no(&CAUSE);
+        well().condition("MemoryPressure", 20, ConditionStatus::Unknown, "").no(&CAUSE);
+    }
+
+    #[test]
+    fn it_cannot_be_told_without_the_figures() {
+        well().failed("memory").cannot_tell(&CAUSE);
+    }
+}

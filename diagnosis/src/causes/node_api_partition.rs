@@ -63,3 +63,28 @@ fn check(case: &Case, node: &NodeCase) -> Answer {
     missing.push("this node's own dial to the API server: no collector of this agent tries it".to_owned());
     Answer::CannotTell { missing }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CAUSE;
+    use crate::made::*;
+    use nodewhy_proto::{ConditionStatus, SubjectKind::Kubelet};
+
+    // There is no case that says Yes: no collector dials the API server yet.
+
+    #[test]
+    fn a_fresh_lease_a_word_of_the_kubelet_or_a_dead_kubelet_is_no() {
+        assert!(well().renewed(95).no(&CAUSE).contains("renewed at 08:01:35"));
+        well().ready(50, ConditionStatus::False, "container runtime is down").no(&CAUSE);
+        let dead = well().found("kubelet", "kubelet_absent", Kubelet, "kubelet", 10);
+        dead.ready(60, ConditionStatus::Unknown, "Kubelet stopped posting node status.").no(&CAUSE);
+    }
+
+    #[test]
+    fn a_silent_node_with_a_living_kubelet_cannot_be_told() {
+        let silent =
+            well().renewed(10).ready(60, ConditionStatus::Unknown, "Kubelet stopped posting node status.");
+        assert!(silent.cannot_tell(&CAUSE).contains("dial"));
+        well().no_api().cannot_tell(&CAUSE);
+    }
+}

@@ -74,3 +74,64 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
         remedy,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CAUSE;
+    use crate::made::*;
+    use nodewhy_proto::{
+        EventBody, FactBody, Gap,
+        OomScope::{Global, Memcg},
+        OomTask, Role,
+        SubjectKind::Kubelet,
+    };
+
+    #[test]
+    fn a_kill_of_the_kubelet_is_yes_with_victim_trigger_and_biggest_apart() {
+        let mut victim = kill(Global, Role::Kubelet, "kubelet", 998);
+        victim.biggest =
+            vec![OomTask { pid: 4711, name: "java".into(), rss_bytes: 65_713_281_434, oom_score_adj: 984 }];
+        let yes = well().killed(10, victim).yes(&CAUSE);
+        assert!(yes.text.contains("java[4711], which held 61.2 GiB"), "{}", yes.text);
+        assert!(
+            yes.because[0].text.contains("kubelet (pid 998)") && yes.because[0].source == "/dev/kmsg 48213"
+        );
+        assert!(yes.because[1].text.contains("asked for by gateway"));
+        assert!(yes.remedy.iter().any(|line| line.contains("/proc/4711/cgroup")));
+        assert_eq!(yes.certainty, 0.9);
+    }
+
+    #[test]
+    fn an_event_of_the_api_counts_for_the_same_pid_alone() {
+        let killed = || well().killed(10, kill(Global, Role::Kubelet, "kubelet", 47));
+        let said = |pid| FactBody::Event {
+            reason: "SystemOOM".into(),
+            message: format!("System OOM encountered, victim process: kubelet, pid: {pid}"),
+            reporter: "kubelet".into(),
+            count: 1,
+        };
+        assert_eq!(killed().said(30, "Event x", said(4711)).yes(&CAUSE).certainty, 0.9);
+        assert_eq!(killed().said(30, "Event x", said(47)).yes(&CAUSE).certainty, 0.95);
+    }
+
+    #[test]
+    fn the_finding_stands_in_for_a_lost_event() {
+        assert_eq!(
+            well().found("oom", "system_process_oom_killed", Kubelet, "kubelet", 10).yes(&CAUSE).certainty,
+            0.8
+        );
+    }
+
+    #[test]
+    fn another_victim_is_no() {
+        well().killed(10, kill(Memcg, Role::Pod, "java", 5)).no(&CAUSE);
+        well().no(&CAUSE);
+    }
+
+    #[test]
+    fn it_cannot_be_told_without_the_kernel_log_or_with_a_hole_in_the_events() {
+        well().failed("oom").cannot_tell(&CAUSE);
+        let gap = Gap { from: "1".into(), to: "9".into(), count: Some(8) };
+        well().happened("gap", 20, "agent", EventBody::Gap(gap)).cannot_tell(&CAUSE);
+    }
+}

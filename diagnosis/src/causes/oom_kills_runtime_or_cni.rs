@@ -86,3 +86,30 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
         remedy,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::CAUSE;
+    use crate::made::*;
+    use nodewhy_proto::{OomScope::Global, Role};
+
+    #[test]
+    fn a_kill_of_the_runtime_is_yes_and_weighs_more_than_a_shims() {
+        let both = well().killed(10, kill(Global, Role::Runtime, "containerd", 1465));
+        let both = both.killed(20, kill(Global, Role::Runtime, "containerd-shim", 77));
+        assert_eq!(both.yes(&CAUSE).since, Some(at(10)));
+        let agent = well().killed(10, kill(Global, Role::Cni, "calico-node", 5)).yes(&CAUSE);
+        assert!(agent.remedy[0].contains("CNI"));
+    }
+
+    #[test]
+    fn a_kill_of_the_kubelet_is_no() {
+        well().killed(10, kill(Global, Role::Kubelet, "kubelet", 998)).no(&CAUSE);
+        well().no(&CAUSE);
+    }
+
+    #[test]
+    fn it_cannot_be_told_without_the_kernel_log() {
+        assert!(well().absent("oom").cannot_tell(&CAUSE).contains("oom: absent"));
+    }
+}
