@@ -334,7 +334,7 @@ fn told_again(made: &Made, order: u64) -> Case {
             list.extend(again);
             let turn = usize::try_from(order).unwrap_or(0) % list.len().max(1);
             list.rotate_left(turn);
-            if order % 2 == 0 {
+            if order.is_multiple_of(2) {
                 list.reverse();
             }
         }
