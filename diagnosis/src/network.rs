@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use nodewhy_proto::{Evidence, Finding};
 
-use crate::signs::{NETWORK_NOT_READY, against, certainty_by, clean, ready_says, standing, told, within};
+use crate::signs::{
+    NETWORK_NOT_READY, against, certainty_by, clean, ready_says, source_of, standing, told, within,
+};
 use crate::{Answer, Holding, NodeCase};
 
 /// The runtime reads the folder when it changes, or only when it is started again: then it lost the network then.
@@ -18,7 +20,7 @@ pub(crate) fn not_ready(node: &NodeCase) -> Option<&Finding> {
 
 /// The answer for a fault of the configuration that was found: it is a cause when the runtime lacks the network.
 pub(crate) fn weigh(node: &NodeCase, fault: &Finding, what: &str, remedy: Vec<String>) -> Answer {
-    let said = ready_says(node, NETWORK_NOT_READY);
+    let said = ready_says(node, NETWORK_NOT_READY, fault.began);
     let lost = not_ready(node);
     if lost.is_none() && said.is_none() {
         let held =
@@ -32,9 +34,7 @@ pub(crate) fn weigh(node: &NodeCase, fault: &Finding, what: &str, remedy: Vec<St
     let mut because = told(fault);
     let mut since = fault.began;
     if let Some(lost) = lost {
-        let source = format!("finding {} of the {} collector", lost.finding, lost.collector);
-        because.push(Evidence::new(lost.summary.clone(), source).with_time(lost.began));
-        because.extend(lost.evidence.iter().cloned());
+        because.extend(told(lost));
         // A configuration that was kept in memory for hours took the network when it was let go, not before.
         if !within(fault.began, lost.began, SAME_MOMENT) {
             since = lost.began;
@@ -57,10 +57,8 @@ pub(crate) fn no_fault(node: &NodeCase, text: &str) -> Answer {
     match (clean(node, "cni", text), not_ready(node)) {
         // Not the folder's contents: one that is valid and not loaded is another fault, and is told as such.
         (Answer::No { mut because }, Some(lost)) => {
-            because.push(Evidence::new(
-                format!("the network is not ready for another reason: {}", lost.summary),
-                "finding runtime_network_not_ready of the runtime collector",
-            ));
+            let text = format!("the network is not ready for another reason: {}", lost.summary);
+            because.push(Evidence::new(text, source_of(lost)).with_time(lost.began));
             Answer::No { because }
         }
         (answer, _) => answer,

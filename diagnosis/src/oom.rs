@@ -1,11 +1,16 @@
 //! The kernel's OOM kills in a case: which one matters, and who was the victim, who asked, who held the most. These
 //! are three, and the victim says nothing of the cause.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use nodewhy_proto::{Event, EventBody, Evidence, Finding, OomKill, OomScope, OomTask, Role, SubjectKind};
 
-use crate::signs::{api_event, bytes, events_incomplete, within};
+use crate::signs::{api_event, bytes, cited, events_incomplete, within};
 use crate::{Answer, NodeCase};
+
+/// A finding of an OOM kill lasts for a minute after the newest kill.
+const FINDING_LASTS: Duration = Duration::from_secs(60);
 
 /// A kill with its event.
 #[derive(Clone, Copy)]
@@ -23,7 +28,7 @@ pub(crate) fn newest<'a>(node: &'a NodeCase, kind: impl Fn(&OomKill) -> bool) ->
         _ => None,
     });
     kills.max_by_key(|one| {
-        let before = lost.is_none_or(|lost| within(lost, one.event.at, std::time::Duration::ZERO));
+        let before = lost.is_none_or(|lost| within(lost, one.event.at, Duration::ZERO));
         (before, one.event.at, &one.event.id)
     })
 }
@@ -44,6 +49,19 @@ pub(crate) fn finding(node: &NodeCase, kinds: &[SubjectKind]) -> Option<Finding>
         finding.finding == "system_process_oom_killed" && kinds.contains(&finding.subject.kind)
     });
     found.max_by_key(|finding| (finding.began, finding.id.clone())).cloned()
+}
+
+/// What the oom collector says of the same moments, in one line each.
+pub(crate) fn beside(node: &NodeCase, at: Timestamp) -> impl Iterator<Item = Evidence> + '_ {
+    let found = node.findings.known().into_iter().flatten();
+    // A row of kills is one finding, which begins with the first of them.
+    found
+        .filter(move |finding| {
+            finding.collector == "oom"
+                && within(at, finding.began, FINDING_LASTS)
+                && finding.ended.is_none_or(|ended| within(ended, at, FINDING_LASTS))
+        })
+        .map(cited)
 }
 
 impl Kill<'_> {

@@ -75,19 +75,27 @@ pub(crate) fn within(limit: Timestamp, time: Timestamp, slack: Duration) -> bool
     limit.saturating_add(slack.saturating_add(CLOCK_GRAIN)).is_ok_and(|latest| time <= latest)
 }
 
+/// Where a finding is cited from, as evidence names its sources.
+pub(crate) fn source_of(finding: &Finding) -> String {
+    format!("finding {} of the {} collector", finding.finding, finding.collector)
+}
+
+/// The finding as one line of evidence.
+pub(crate) fn cited(finding: &Finding) -> Evidence {
+    Evidence::new(finding.summary.clone(), source_of(finding)).with_time(finding.began)
+}
+
 /// The finding as evidence: its own line first, then what it stands on.
 pub(crate) fn told(finding: &Finding) -> Vec<Evidence> {
-    let source = format!("finding {} of the {} collector", finding.finding, finding.collector);
-    let mut because = vec![Evidence::new(finding.summary.clone(), source).with_time(finding.began)];
+    let mut because = vec![cited(finding)];
     because.extend(finding.evidence.iter().cloned());
     because
 }
 
 /// The finding as evidence against something else, in one line.
 pub(crate) fn against(finding: &Finding, text: &str) -> Answer {
-    let source = format!("finding {} of the {} collector", finding.finding, finding.collector);
     let text = format!("{text}: {}", finding.summary);
-    Answer::No { because: vec![Evidence::new(text, source).with_time(finding.began)] }
+    Answer::No { because: vec![Evidence::new(text, source_of(finding)).with_time(finding.began)] }
 }
 
 /// What speaks for "no" when a collector reads and has found nothing. Where it does not read, its silence is no
@@ -111,11 +119,14 @@ pub(crate) fn silence(node: &NodeCase, collectors: &[&str]) -> Result<(), Vec<St
     if missing.is_empty() { Ok(()) } else { Err(missing) }
 }
 
-/// The API's Ready=False in these words, as a signal of its own.
-pub(crate) fn ready_says(node: &NodeCase, words: &[&str]) -> Option<Evidence> {
+/// The API's Ready=False in these words, as a signal of its own: said since then, for what was said before is about
+/// something else.
+pub(crate) fn ready_says(node: &NodeCase, words: &[&str], since: Timestamp) -> Option<Evidence> {
     let stages = node.unready();
     let stage = stages.iter().find(|stage| {
-        stage.status == ConditionStatus::False && words.iter().any(|word| stage.message.contains(word))
+        stage.status == ConditionStatus::False
+            && words.iter().any(|word| stage.message.contains(word))
+            && within(stage.at, since, Duration::ZERO)
     })?;
     let text = format!("the kubelet says so too: {}", stage.message);
     Some(Evidence::new(text, &stage.source).with_time(stage.at))

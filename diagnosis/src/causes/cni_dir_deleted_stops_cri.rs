@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use nodewhy_proto::{Evidence, Finding, Outcome, Role};
+use nodewhy_proto::{Evidence, Outcome, Role};
 
 use crate::signs::{
-    RUNTIME_DOWN, against, certainty_by, clean, exit_near, ready_says, standing, told, within,
+    RUNTIME_DOWN, against, certainty_by, cited, clean, exit_near, ready_says, standing, told, within,
 };
 use crate::{Answer, Case, Cause, Holding, Link, NodeCase, Scope, Unready};
 
@@ -47,9 +47,9 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
     }
     let failing = FAILING.iter().filter_map(|name| standing(node, name)).min_by_key(|finding| finding.began);
     let stopped: Evidence = match (failing, outcome(node)) {
-        (Some(failing), _) if within(failing.began, folder.began, Duration::ZERO) => stopped_by(failing),
+        (Some(failing), _) if within(failing.began, folder.began, Duration::ZERO) => cited(failing),
         (Some(failing), _) => return against(failing, "the CRI failed before the folder was gone"),
-        (None, Some(Outcome::Failed { error })) => {
+        (None, Some(Outcome::Failed { error })) if is_stopped(error) => {
             Evidence::new(format!("the CRI can't be read: {error}"), "runtime collector: failed")
         }
         (None, _) => return clean(node, "runtime", "the folder is gone, and the CRI answers all the same"),
@@ -67,7 +67,7 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
             ],
         };
     }
-    let said = ready_says(node, RUNTIME_DOWN);
+    let said = ready_says(node, RUNTIME_DOWN, folder.began);
     // That the process lives is concluded from no exit seen: the folder and the CRI are the two signals.
     let signals = 1 + usize::from(failing.is_some()) + usize::from(said.is_some());
     let mut because = told(folder);
@@ -88,9 +88,9 @@ fn outcome(node: &NodeCase) -> Option<&Outcome> {
     node.collectors.known()?.get("runtime")
 }
 
-fn stopped_by(failing: &Finding) -> Evidence {
-    let source = format!("finding {} of the {} collector", failing.finding, failing.collector);
-    Evidence::new(failing.summary.clone(), source).with_time(failing.began)
+/// The socket answers and the CRI on it does not. Any other failure, a refused permission say, tells nothing of it.
+fn is_stopped(error: &str) -> bool {
+    ["nimplemented", "unknown service", "onnection refused"].iter().any(|sign| error.contains(sign))
 }
 
 fn remedy(folder: &str) -> Vec<String> {
@@ -123,8 +123,10 @@ mod tests {
         let yes = refused.yes(&CAUSE);
         assert_eq!(yes.certainty, 0.9);
         assert!(yes.remedy[0].contains("mkdir -p /etc/cni/net.d"));
+        let error = "Status: Unimplemented: unknown service runtime.v1.RuntimeService".to_owned();
+        let stopped = nodewhy_proto::Outcome::Failed { error };
         // Not implemented: the runtime's socket answers, the CRI on it does not.
-        assert!(folder_gone(10).failed("runtime").yes(&CAUSE).certainty <= 0.8);
+        assert!(folder_gone(10).collector("runtime", stopped).yes(&CAUSE).certainty <= 0.8);
     }
 
     #[test]
@@ -149,5 +151,7 @@ mod tests {
         ended.exited(11, Role::Runtime, "containerd", 5).cannot_tell(&CAUSE);
         well().failed("cni").cannot_tell(&CAUSE);
         folder_gone(10).absent("runtime").cannot_tell(&CAUSE);
+        // A permission that was denied tells nothing of the CRI.
+        folder_gone(10).failed("runtime").cannot_tell(&CAUSE);
     }
 }

@@ -57,7 +57,7 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
     }
     let mut because = told(gone);
     because.extend(exit.map(|(event, change)| exit_told(event, change)));
-    let said = ready_says(node, RUNTIME_DOWN);
+    let said = ready_says(node, RUNTIME_DOWN, gone.began);
     let signals = 1 + usize::from(exit.is_some()) + usize::from(said.is_some());
     because.extend(said);
     let since = exit.map_or(gone.began, |(event, _)| event.at.min(gone.began));

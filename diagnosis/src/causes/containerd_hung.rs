@@ -1,5 +1,9 @@
+use std::time::Duration;
+
+use nodewhy_proto::{Evidence, Finding};
+
 use crate::signs::{
-    RUNTIME_GONE, RUNTIME_SILENT, against, certainty_by, clean, ready_says, standing, told, within,
+    RUNTIME_GONE, RUNTIME_SILENT, against, certainty_by, clean, ready_says, source_of, standing, told, within,
 };
 use crate::{Answer, Case, Cause, Holding, Link, NodeCase, Scope, Unready};
 
@@ -37,21 +41,21 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
         }
         return clean(node, "runtime", "the runtime answers Version and Status");
     };
-    let stopped =
-        hung.evidence.iter().any(|evidence| is_stopped(&evidence.text)) || is_stopped(&hung.summary);
+    let stopped = tells(hung, &["state T", "state t", "stopped"]);
+    // Its process's state is a second, independent signal beside the call without an answer.
+    let by_state = stopped || tells(hung, &["zombie", "state Z"]);
     let mut because = told(hung);
-    let said = ready_says(node, RUNTIME_SILENT);
-    let signals = 1 + usize::from(stopped) + usize::from(said.is_some());
+    let said = ready_says(node, RUNTIME_SILENT, hung.began);
+    let signals = 1 + usize::from(by_state) + usize::from(said.is_some());
     because.extend(said);
     let mut certainty = certainty_by(node, "runtime", signals);
     // A stopped process does not wait for a disk. One that is not stopped may.
-    let disk = standing(node, "io_stalled").filter(|disk| !stopped && within(hung.began, disk.began, hold()));
+    let disk =
+        standing(node, "io_stalled").filter(|disk| !by_state && within(hung.began, disk.began, DISK_HOLD));
     if let Some(disk) = disk {
         certainty = certainty.min(0.6);
-        because.push(nodewhy_proto::Evidence::new(
-            format!("it may wait for a disk, which reads the same: {}", disk.summary),
-            "finding io_stalled of the pressure collector",
-        ));
+        let text = format!("it may wait for a disk, which reads the same: {}", disk.summary);
+        because.push(Evidence::new(text, source_of(disk)).with_time(disk.began));
     }
     let remedy = if stopped {
         vec![
@@ -75,12 +79,11 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
 }
 
 /// io_stalled holds for 10 s before it is a finding, on an average of 10 s.
-fn hold() -> std::time::Duration {
-    std::time::Duration::from_secs(20)
-}
+const DISK_HOLD: Duration = Duration::from_secs(20);
 
-fn is_stopped(text: &str) -> bool {
-    ["state T", "state t", "stopped"].iter().any(|sign| text.contains(sign))
+fn tells(finding: &Finding, signs: &[&str]) -> bool {
+    let texts = finding.evidence.iter().map(|evidence| &evidence.text).chain([&finding.summary]);
+    texts.into_iter().any(|text| signs.iter().any(|sign| text.contains(sign)))
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
     let (signals, event) = kill.signals(node);
     let mut because = kill.because();
     because.extend(event);
+    because.extend(oom::beside(node, kill.event.at));
     let victim = kill.kill.pod_uid.as_ref().map_or_else(
         || format!("{} (pid {})", kill.kill.name, kill.kill.pid),
         |uid| format!("{} (pid {}) of the pod with UID {uid}", kill.kill.name, kill.kill.pid),

@@ -1,7 +1,9 @@
+use std::time::Duration;
+
 use nodewhy_proto::{ConditionStatus, Evidence, Role};
 
 use crate::signs::{
-    against, certainty_by, clean, clock_time, exit_near, exit_told, lease_stale_since, standing, told,
+    against, certainty_by, clean, clock_time, exit_near, exit_told, lease_stale_since, standing, told, within,
 };
 use crate::{Answer, Case, Cause, Holding, Link, NodeCase, Scope, Unready};
 
@@ -32,13 +34,21 @@ whether a person or a tool stopped the unit.",
     check,
 };
 
+/// systemd starts it again after RestartSec, 10 s in the packages' units; the start itself takes seconds.
+const RESTART: Duration = Duration::from_secs(13);
+
 fn check(case: &Case, node: &NodeCase) -> Answer {
     if let Some(absent) = standing(node, "kubelet_absent") {
         let exit = exit_near(node, Role::Kubelet, absent.began);
         let silent = lease_stale_since(node, absent.began, case.window.to);
         let signals = 1 + usize::from(exit.is_some()) + usize::from(silent.is_some());
+        let mut certainty = certainty_by(node, "kubelet", signals);
         let mut because = told(absent);
         because.extend(exit.map(|(event, change)| exit_told(event, change)));
+        if silent.is_none() && absent.is_active() && within(absent.began, case.window.to, RESTART) {
+            // It may be a restart, which costs nothing.
+            certainty = certainty.min(0.8);
+        }
         because.extend(silent);
         return Answer::Yes(Holding {
             subject: absent.subject.clone(),
@@ -46,7 +56,7 @@ fn check(case: &Case, node: &NodeCase) -> Answer {
             ended: absent.ended,
             text: format!("the kubelet is not running: {}", absent.summary),
             because,
-            certainty: certainty_by(node, "kubelet", signals),
+            certainty,
             remedy: Vec::new(),
         });
     }
@@ -93,6 +103,8 @@ mod tests {
     #[test]
     fn a_missing_process_is_yes_and_more_signals_make_it_surer() {
         assert_eq!(absent().yes(&CAUSE).certainty, 0.8);
+        // At first it may be a restart.
+        assert_eq!(absent().exited(9, Role::Kubelet, "kubelet", 998).to(15).yes(&CAUSE).certainty, 0.8);
         let exit = absent().exited(9, Role::Kubelet, "kubelet", 998);
         assert_eq!(exit.clone().yes(&CAUSE).certainty, 0.9);
         let silent = exit.renewed(5).yes(&CAUSE);

@@ -52,6 +52,7 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
     let (mut signals, event) = kill.signals(node);
     let mut because = kill.because();
     because.extend(event);
+    because.extend(oom::beside(node, at));
     if let Some((exit, change)) = exit_near(node, Role::Kubelet, at).filter(|(_, c)| c.pid == kill.kill.pid) {
         signals += 1;
         because.push(exit_told(exit, change));

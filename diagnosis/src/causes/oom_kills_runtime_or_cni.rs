@@ -57,6 +57,7 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
     let (mut signals, event) = kill.signals(node);
     let mut because = kill.because();
     because.extend(event);
+    because.extend(oom::beside(node, at));
     let exit = exit_near(node, kill.kill.role, at).filter(|(_, change)| change.pid == kill.kill.pid);
     if let Some((exit, change)) = exit {
         signals += 1;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use nodewhy_proto::{Conclusion, ConditionStatus, EventBody, Outcome, Severity};
+use nodewhy_proto::{Conclusion, ConditionStatus, EventBody, Finding, Outcome, Severity};
 
 use super::Found;
 use super::reach::{Asked, Reach};
+use crate::signs::source_of;
 use crate::{Case, NodeCase, Source};
 
 /// A Lease that was not renewed for this long is on its way to the grace period's end (40 s up to Kubernetes 1.31).
@@ -48,11 +49,18 @@ fn is_well(asked: &Asked<'_>, found: &[Found]) -> bool {
                 && node.collectors.known().is_some_and(|all| all.values().any(Outcome::is_read))
         }
     };
-    let accounted =
-        |subject| found.iter().any(|one| one.node == asked.name && one.holding.subject == subject);
-    let suspect = node.findings.known().into_iter().flatten().any(|finding| {
-        finding.is_active() && finding.severity == Severity::Critical && !accounted(finding.subject.clone())
-    });
+    // A cause that holds accounts for the findings that it cites.
+    let accounted = |finding: &Finding| {
+        let source = source_of(finding);
+        found
+            .iter()
+            .filter(|one| one.node == asked.name)
+            .any(|one| one.holding.because.iter().any(|evidence| evidence.source == source))
+    };
+    let suspect =
+        node.findings.known().into_iter().flatten().any(|finding| {
+            finding.is_active() && finding.severity == Severity::Critical && !accounted(finding)
+        });
     heard && !suspect
 }
 

@@ -382,3 +382,19 @@ proptest! {
         prop_assert_eq!(verdict.conclusion == Conclusion::Explained, !verdict.roots.is_empty());
     }
 }
+
+#[test]
+fn a_critical_finding_that_no_cause_accounts_for_makes_a_node_suspect() {
+    let node = nodewhy_proto::SubjectKind::Node;
+    let thrash = well().found("pressure", "memory_thrash", node, "", 50);
+    assert_eq!(explain(&thrash.case()).conclusion, Conclusion::NoCauseFound);
+    // A global kill in a pod accounts for the node's being out of memory: Ready stays, and it is told.
+    let out = well().found("oom", "node_out_of_memory", node, "", 50);
+    assert_eq!(explain(&out.clone().case()).conclusion, Conclusion::NoCauseFound);
+    let told = out.killed(50, kill(OomScope::Global, Role::Pod, "java", 77));
+    let verdict = explain(&told.case());
+    assert_eq!((verdict.conclusion, contributing(&verdict)), (Conclusion::Healthy, vec!["global_oom_pod"]));
+    // Gone from the folder, still loaded by the runtime: not yet a cause, but not well either.
+    let empty = well().found("cni", "cni_config_missing", Cni, "/etc/cni/net.d", 50);
+    assert_eq!(explain(&empty.case()).conclusion, Conclusion::NoCauseFound);
+}
