@@ -17,20 +17,38 @@ const FINDING_LASTS: Duration = Duration::from_secs(60);
 pub(crate) struct Kill<'a> {
     pub(crate) event: &'a Event,
     pub(crate) kill: &'a OomKill,
+    /// The pod UID of the biggest consumer, where a kill names it: the task table has no cgroups.
+    biggest_pod: Option<&'a str>,
 }
 
 /// The newest kill of this kind before Ready was lost, else the newest of all: one after the loss does not explain
 /// it, but it holds.
 pub(crate) fn newest<'a>(node: &'a NodeCase, kind: impl Fn(&OomKill) -> bool) -> Option<Kill<'a>> {
     let lost: Option<Timestamp> = node.unready().last().map(|stage| stage.at);
-    let kills = node.events.known()?.iter().filter_map(|event| match &event.body {
-        EventBody::OomKill(kill) if kind(kill) => Some(Kill { event, kill }),
-        _ => None,
+    let kills = kills(node).filter(|(_, kill)| kind(kill)).map(|(event, kill)| {
+        let biggest = biggest_task(kill).map(|task| task.pid);
+        Kill { event, kill, biggest_pod: biggest.and_then(|pid| pod_of(node, pid)) }
     });
     kills.max_by_key(|one| {
         let before = lost.is_none_or(|lost| within(lost, one.event.at, Duration::ZERO));
         (before, one.event.at, &one.event.id)
     })
+}
+
+fn kills(node: &NodeCase) -> impl Iterator<Item = (&Event, &OomKill)> {
+    node.events.known().into_iter().flatten().filter_map(|event| match &event.body {
+        EventBody::OomKill(kill) => Some((event, kill)),
+        _ => None,
+    })
+}
+
+/// The pod of a process that was killed itself, at this time or another.
+fn pod_of(node: &NodeCase, pid: u32) -> Option<&str> {
+    kills(node).filter(|(_, kill)| kill.pid == pid).find_map(|(_, kill)| kill.pod_uid.as_deref())
+}
+
+fn biggest_task(kill: &OomKill) -> Option<&OomTask> {
+    kill.biggest.iter().max_by_key(|task| (task.rss_bytes, task.pid))
 }
 
 /// "No such kill", where the kernel log was read without a hole; else what is missing.
@@ -107,28 +125,25 @@ impl Kill<'_> {
         because
     }
 
-    fn biggest_task(&self) -> Option<&OomTask> {
-        self.kill.biggest.iter().max_by_key(|task| (task.rss_bytes, task.pid))
-    }
-
-    /// `gateway[4711], which held 61.2 GiB`; with its pod where the victim is the biggest.
+    /// `gateway[4711], which held 61.2 GiB`; with its pod where a kill names it.
     pub(crate) fn biggest(&self) -> Option<String> {
-        let task = self.biggest_task()?;
+        let task = biggest_task(self.kill)?;
         let mut text = format!("{}[{}], which held {}", task.name, task.pid, bytes(task.rss_bytes));
+        if let Some(uid) = self.biggest_pod {
+            text = format!("{text} (pod UID {uid})");
+        }
+        if task.oom_score_adj == -1000 {
+            text = format!("{text} (oom_score_adj -1000: the kernel may never choose it)");
+        }
         if task.pid == self.kill.pid {
             text = format!("the victim itself, {text}");
-            if let Some(uid) = &self.kill.pod_uid {
-                text = format!("{text} (pod UID {uid})");
-            }
-        } else if task.oom_score_adj == -1000 {
-            text = format!("{text} (oom_score_adj -1000: the kernel may never choose it)");
         }
         Some(text)
     }
 
     /// What to do about the memory itself.
     pub(crate) fn remedy(&self) -> Vec<String> {
-        match (self.kill.scope, self.biggest_task(), &self.kill.limit_cgroup) {
+        match (self.kill.scope, biggest_task(self.kill), &self.kill.limit_cgroup) {
             (OomScope::Memcg, _, Some(limit)) => vec![format!(
                 "The limit of {limit} was hit, not the node's memory: raise it (memory.max) or find what grew."
             )],

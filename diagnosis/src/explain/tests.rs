@@ -398,3 +398,60 @@ fn a_critical_finding_that_no_cause_accounts_for_makes_a_node_suspect() {
     let empty = well().found("cni", "cni_config_missing", Cni, "/etc/cni/net.d", 50);
     assert_eq!(explain(&empty.case()).conclusion, Conclusion::NoCauseFound);
 }
+
+#[test]
+fn the_biggest_is_named_with_its_pod_when_it_was_killed_too() {
+    let mut first = kill(OomScope::Global, Role::Kubelet, "kubelet", 998);
+    first.biggest =
+        vec![nodewhy_proto::OomTask { pid: 77, name: "java".into(), rss_bytes: 1 << 34, oom_score_adj: 984 }];
+    let mut second = kill(OomScope::Global, Role::Pod, "java", 77);
+    second.pod_uid = Some("c12ef941-6a22-4f38-8101-61b41df7a6b6".into());
+    let verdict = explain(&kubelet_gone(10).killed(10, first).killed(12, second).to(20).case());
+    let text = &verdict.roots[0].chain[0].text;
+    assert!(text.contains("java[77], which held 16.0 GiB (pod UID c12ef941-"), "{text}");
+}
+
+#[test]
+fn a_consequence_may_be_dated_before_its_cause_by_the_clocks_grain_alone() {
+    let killed = |second| {
+        let kill = kill(OomScope::Global, Role::Kubelet, "kubelet", 998);
+        explain(&kubelet_gone(10).killed(second, kill).to(40).case())
+    };
+    assert_eq!(chain(&killed(12)), ["oom_kills_kubelet", "kubelet_down", "not_ready"]);
+    assert_eq!(chain(&killed(13)), ["kubelet_down", "not_ready"]);
+    assert_eq!(chain(&killed(-20)), ["oom_kills_kubelet", "kubelet_down", "not_ready"]);
+    assert_eq!(chain(&killed(-23)), ["kubelet_down", "not_ready"]);
+}
+
+#[test]
+fn what_holds_on_another_node_is_no_root_here() {
+    let mut case = well().ready(122, False, DOWN).to(130).case();
+    let mut other = hung().case().nodes.remove(NODE).unwrap();
+    other.id.name = "worker-8".to_owned();
+    case.nodes.insert("worker-8".to_owned(), other);
+    let verdict = explain(&case);
+    assert_eq!(verdict.conclusion, Conclusion::NoCauseFound);
+    let held: Vec<_> =
+        verdict.contributing.iter().map(|held| (held.cause.as_str(), held.node.as_str())).collect();
+    assert_eq!(held, [("containerd_hung", "worker-8")]);
+}
+
+#[test]
+fn an_agent_that_cannot_be_asked_rules_nothing_out() {
+    let mut case = well().ready(50, Unknown, SILENT).renewed(0).case();
+    let node = case.nodes.get_mut(NODE).unwrap();
+    node.findings = Source::missing("the agent does not answer");
+    node.events = Source::missing("the agent does not answer");
+    node.collectors = Source::missing("the agent does not answer");
+    let verdict = explain(&case);
+    assert_eq!(verdict.conclusion, Conclusion::NoCauseFound);
+    assert!(verdict.ruled_out.is_empty(), "{:?}", verdict.ruled_out);
+    assert_eq!(verdict.cannot_tell.len(), ALL.len());
+}
+
+#[test]
+fn a_machine_without_kubelet_runtime_and_cni_has_no_cause() {
+    let bare = well().no_api().absent("kubelet").absent("runtime").absent("cni");
+    let verdict = explain(&bare.case());
+    assert_eq!((verdict.conclusion, verdict.contributing.len()), (Conclusion::Healthy, 0));
+}
