@@ -455,3 +455,31 @@ fn a_machine_without_kubelet_runtime_and_cni_has_no_cause() {
     let verdict = explain(&bare.case());
     assert_eq!((verdict.conclusion, verdict.contributing.len()), (Conclusion::Healthy, 0));
 }
+
+#[test]
+fn of_repeats_the_one_before_the_loss_explains_it() {
+    let again = well()
+        .found_until("runtime", "runtime_hung", Runtime, "sock", (0, Some(150)))
+        .found("runtime", "runtime_hung", Runtime, "sock", 170)
+        .ready(122, False, DOWN);
+    let verdict = explain(&again.to(200).case());
+    assert_eq!((roots(&verdict), verdict.roots[0].since), (vec!["containerd_hung"], Some(at(0))));
+
+    let killed = kubelet_gone(10)
+        .killed(10, kill(OomScope::Global, Role::Kubelet, "kubelet", 998))
+        .killed(70, kill(OomScope::Global, Role::Kubelet, "kubelet", 1200))
+        .ready(54, Unknown, SILENT);
+    let verdict = explain(&killed.case());
+    assert_eq!((roots(&verdict), verdict.roots[0].since), (vec!["oom_kills_kubelet"], Some(at(10))));
+}
+
+#[test]
+fn the_whole_story_is_told_not_its_shortcut() {
+    // `first` leads to `b` by itself and by `a`: the way by `a` says more.
+    static FIRST: Cause =
+        made_up("first", &[Link::new("b", 60), Link::new("a", 60)], |_, _| holds("first", 0));
+    static A_ONLY: Cause = made_up("a", &[Link::new("b", 60)], |_, _| holds("a", 0));
+    static B_ONLY: Cause = made_up("b", &[Link::new(NOT_READY, 60)], |_, _| holds("b", 1));
+    let verdict = explain_with(&[&B_ONLY, &A_ONLY, &FIRST], &well().case());
+    assert_eq!(chain(&verdict), ["first", "a", "b", "not_ready"]);
+}
