@@ -147,23 +147,15 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::host::Places;
-
-    // /proc/9154/stat of a shell on Linux 6.18.44.
-    const STAT: &str = "9154 (bash) S 9151 9154 9154 0 -1 4194560 5320 71390 0 60 0 3 48 12 20 0 1 0 142746 5255168 946 18446744073709551615 94343146389504 94343147178909 140731346292800 0 0 0 65536 4 1132560123 1 0 0 17 1 0 0 0 0 0 94343147412208 94343147460452 94343631511552 140731346295676 140731346295691 140731346295691 140731346296810 0\n";
+    use crate::host::{Places, process};
 
     /// A host with these files; `proc/PID/comm` stands for a whole process of root's in the system's slice.
     fn host(files: &[(&str, &str)]) -> (TempDir, Host) {
         let root = tempfile::tempdir().unwrap();
         for (path, comm) in files {
-            if let Some(folder) = path.strip_suffix("/comm") {
-                let folder = root.path().join(folder);
-                let pid = folder.file_name().unwrap().to_str().unwrap().to_owned();
-                std::fs::create_dir_all(&folder).unwrap();
-                std::fs::write(folder.join("stat"), STAT.replace("9154", &pid).replace("bash", comm.trim()))
-                    .unwrap();
-                std::fs::write(folder.join("status"), "Uid:\t0\t0\t0\t0\n").unwrap();
-                std::fs::write(folder.join("cgroup"), "0::/system.slice/kubelet.service\n").unwrap();
+            let pid = path.strip_prefix("proc/").and_then(|rest| rest.strip_suffix("/comm"));
+            if let Some(pid) = pid {
+                process::made::process(root.path(), pid.parse().unwrap(), comm.trim());
             }
         }
         for (path, text) in files {

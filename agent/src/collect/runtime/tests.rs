@@ -222,10 +222,11 @@ impl Stage {
 
     /// What stands in /proc of the process that listens: this one.
     fn process(&self, name: &str, state: char) {
-        let folder = self.root.path().join(format!("proc/{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("stat"), format!("{} ({name}) {state} 1 1\n", std::process::id()))
-            .unwrap();
+        let pid = std::process::id();
+        crate::host::process::made::process(self.root.path(), pid, name);
+        let stat = self.root.path().join(format!("proc/{pid}/stat"));
+        let text = std::fs::read_to_string(&stat).unwrap();
+        std::fs::write(stat, text.replace(") S ", &format!(") {state} "))).unwrap();
     }
 }
 
