@@ -10,6 +10,8 @@ mod serve;
 mod store;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod timings;
 mod watch;
 

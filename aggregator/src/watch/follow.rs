@@ -203,8 +203,9 @@ impl Follower<'_> {
                 Ok(Some(WatchEvent::Error(status))) => {
                     return Err(failed(kind.name, kube::Error::Api(status)));
                 }
-                Err(kube::Error::SerdeError(error)) => {
-                    // The server is there; one line of it is not an event that we understand.
+                Err(error) if is_malformed(&error) => {
+                    // The server is there; one line of it is not an event that we understand. Asking for it again
+                    // would bring it again.
                     self.metrics.drop_one("malformed");
                     tracing::warn!(watch = kind.name, %error, "a watch event that can't be read was dropped");
                 }
@@ -233,6 +234,15 @@ impl Follower<'_> {
 
 fn failed(name: &'static str, error: kube::Error) -> WatchError {
     WatchError::Api { tried: format!("the watch of {name} broke"), source: Box::new(error) }
+}
+
+/// kube reads a line that is no event as a `Status`, whose fields may all be absent: then nothing is in it.
+fn is_malformed(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::SerdeError(_) => true,
+        kube::Error::Api(status) => status.code == 0,
+        _ => false,
+    }
 }
 
 fn advance(version: &mut String, newer: Option<String>) {
