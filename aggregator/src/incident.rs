@@ -5,6 +5,8 @@ mod case;
 mod life;
 mod signs;
 mod substance;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -41,6 +41,8 @@ pub(crate) trait Store: Send {
 pub(crate) enum StoreError {
     #[error("the store {}: {why}", path.display())]
     At { path: PathBuf, why: String },
+    #[error("it can't be opened for writing: {0}")]
+    File(std::io::Error),
     #[error("SQLite: {0}")]
     Sqlite(#[from] rusqlite::Error),
     #[error(

@@ -47,8 +47,8 @@ impl Follower<'_> {
             }
             self.metrics.reconnects.with_label_values(&["agent"]).inc();
             if met {
-                // It answered, then the stream broke: whether it is lost, the next try shows.
-                doubted = false;
+                // It answered, then did not: whether it is lost, the next try shows.
+                doubted = error.is_about_time();
                 tracing::info!(node = self.address.node, %error, "connecting to the agent again");
             } else if error.is_about_time() && !doubted {
                 doubted = true;

@@ -6,7 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use nodewhy_diagnosis::{Cause, NOT_READY};
+use nodewhy_diagnosis::Cause;
 use nodewhy_proto::{NodeSummary, Problem};
 use serde::{Deserialize, Serialize};
 
@@ -175,10 +175,9 @@ pub(crate) struct CauseEntry {
 
 #[derive(Serialize)]
 struct Arrow {
+    /// A cause's id, or `not_ready`.
     to: &'static str,
     within_seconds: u64,
-    /// Whether this step is the loss of Ready itself.
-    is_symptom: bool,
 }
 
 pub(crate) async fn causes(State(served): State<Served>) -> Json<Vec<CauseEntry>> {
@@ -189,11 +188,7 @@ pub(crate) async fn causes(State(served): State<Served>) -> Json<Vec<CauseEntry>
         leads_to: cause
             .leads_to
             .iter()
-            .map(|link| Arrow {
-                to: link.to,
-                within_seconds: link.within.as_secs(),
-                is_symptom: link.to == NOT_READY,
-            })
+            .map(|link| Arrow { to: link.to, within_seconds: link.within.as_secs() })
             .collect(),
         remedy: cause.remedy,
     };

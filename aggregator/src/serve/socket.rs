@@ -48,7 +48,10 @@ pub(crate) async fn bind(path: &Path) -> Result<(UnixListener, BoundSocket), Soc
     // Bound in a folder of our own first, so that nobody can connect before the mode is set.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let private = folder.join(format!(".nw{}", std::process::id()));
-    std::fs::DirBuilder::new().mode(0o700).create(&private).map_err(io("making the folder", &private))?;
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&private)
+        .map_err(io("preparing the socket (is its folder there, and writable?) in", &private))?;
     let bound = bind_in(&private, path);
     if let Err(error) = std::fs::remove_dir_all(&private) {
         tracing::warn!(folder = %private.display(), %error, "a folder could not be removed");

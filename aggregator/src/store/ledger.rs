@@ -320,7 +320,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         // A folder where the file should be: refused for root too, as a read-only mount is.
         let ledger = Ledger::start(opener(Some(folder.path().to_owned()))).await.unwrap();
-        assert!(ledger.trouble().is_some_and(|why| why.contains("unable to open")), "{:?}", ledger.trouble());
+        assert!(
+            ledger.trouble().is_some_and(|why| why.contains("opened for writing")),
+            "{:?}",
+            ledger.trouble()
+        );
         ledger.put(incident("a", "n", 100, 1));
         ledger.flush().await;
         assert_eq!(ledger.list(None).len(), 1);

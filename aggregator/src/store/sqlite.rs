@@ -3,6 +3,7 @@
 //! Two tables: `incident` (one row each) and `revision` (its verdicts, as JSON documents: causes come and go
 //! without a change here). `user_version` is the schema's number.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -50,7 +51,16 @@ impl Sqlite {
     /// It can't be opened or written, is no store, or a newer program made it.
     pub(crate) fn open(path: Option<&Path>) -> Result<Sqlite, StoreError> {
         let mut connection = match path {
-            Some(path) => Connection::open(path)?,
+            Some(path) => {
+                // Verdicts carry command lines and logs. SQLite gives its other files the mode of this one.
+                std::fs::OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .mode(0o600)
+                    .open(path)
+                    .map_err(StoreError::File)?;
+                Connection::open(path)?
+            }
             None => Connection::open_in_memory()?,
         };
         connection.busy_timeout(Duration::from_secs(2))?;
@@ -212,6 +222,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("incidents.sqlite");
         let mut store = Sqlite::open(Some(&path)).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
         let mut first = incident("a", "n", 100, 2);
         store.put(&first).unwrap();
         store.put(&incident("b", "m", 200, 1)).unwrap();

@@ -84,6 +84,7 @@ impl Follower<'_> {
     {
         let mut pauses = Pauses::new(self.timings);
         let mut version: Option<String> = None;
+        let mut doubted = false;
         loop {
             let began = self.clock.since_boot();
             let turn = match &mut version {
@@ -92,6 +93,7 @@ impl Follower<'_> {
             };
             match turn {
                 Ok(()) => {
+                    doubted = false;
                     // A server that closes each watch at once must not be asked without a pause.
                     if self.clock.since_boot().saturating_sub(began) >= Duration::from_secs(1) {
                         pauses.reset();
@@ -99,6 +101,11 @@ impl Follower<'_> {
                     }
                 }
                 Err(WatchError::Gone(_)) => version = None,
+                // A skipped clock or a busy machine runs out of time too: one new try is due first.
+                Err(WatchError::Deadline { .. }) if !doubted => {
+                    doubted = true;
+                    continue;
+                }
                 Err(error) => {
                     self.metrics.reconnects.with_label_values(&[kind.name]).inc();
                     self.broken(kind, &error);
