@@ -1,6 +1,8 @@
 //! `nodewhy-aggregator`: settings, runtime, signals.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::Context;
@@ -74,9 +76,20 @@ impl Arguments {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     let settings = Arguments::parse().settings();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(ansi).init();
+    match until_a_signal(settings).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("nodewhy-aggregator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn until_a_signal(settings: Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
     let stop = async {

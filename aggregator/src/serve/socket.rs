@@ -13,8 +13,8 @@ pub(crate) enum SocketError {
     Taken(PathBuf),
     #[error("{} is there and is no socket: name another path, or remove it", .0.display())]
     NotASocket(PathBuf),
-    #[error("{what} {}: {source}", path.display())]
-    Io { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{what} {}: {error}", path.display())]
+    Io { what: &'static str, path: PathBuf, error: std::io::Error },
 }
 
 /// A bound socket; its file goes when this goes, if it is still ours.
@@ -30,7 +30,7 @@ pub(crate) struct BoundSocket {
 pub(crate) async fn bind(path: &Path) -> Result<(UnixListener, BoundSocket), SocketError> {
     let io = |what: &'static str, path: &Path| {
         let path = path.to_owned();
-        move |source| SocketError::Io { what, path, source }
+        move |error| SocketError::Io { what, path, error }
     };
     match std::fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
@@ -47,11 +47,8 @@ pub(crate) async fn bind(path: &Path) -> Result<(UnixListener, BoundSocket), Soc
     }
     // Bound in a folder of our own first, so that nobody can connect before the mode is set.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let private = folder.join(format!(".nw{}", std::process::id()));
-    std::fs::DirBuilder::new()
-        .mode(0o700)
-        .create(&private)
-        .map_err(io("preparing the socket (is its folder there, and writable?) in", &private))?;
+    let private = private_folder(folder)
+        .map_err(io("making room for the socket (is the folder there, and writable?) in", folder))?;
     let bound = bind_in(&private, path);
     if let Err(error) = std::fs::remove_dir_all(&private) {
         tracing::warn!(folder = %private.display(), %error, "a folder could not be removed");
@@ -59,10 +56,24 @@ pub(crate) async fn bind(path: &Path) -> Result<(UnixListener, BoundSocket), Soc
     bound
 }
 
+/// A new folder that only we can enter. One of a killed run may be left: in a container every run has the same id.
+fn private_folder(folder: &Path) -> std::io::Result<PathBuf> {
+    let mut refused = None;
+    for number in 0..100 {
+        let private = folder.join(format!(".nw{}-{number}", std::process::id()));
+        match std::fs::DirBuilder::new().mode(0o700).create(&private) {
+            Ok(()) => return Ok(private),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => refused = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused.unwrap_or_else(|| ErrorKind::AlreadyExists.into()))
+}
+
 fn bind_in(private: &Path, path: &Path) -> Result<(UnixListener, BoundSocket), SocketError> {
     let io = |what: &'static str, path: &Path| {
         let path = path.to_owned();
-        move |source| SocketError::Io { what, path, source }
+        move |error| SocketError::Io { what, path, error }
     };
     let first = private.join("s");
     let listener = UnixListener::bind(&first).map_err(io("binding", &first))?;
@@ -90,6 +101,7 @@ mod tests {
     async fn only_the_owner_may_connect_and_a_stale_socket_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
+        std::fs::create_dir(folder.path().join(format!(".nw{}-0", std::process::id()))).unwrap();
         let (listener, bound) = bind(&path).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(matches!(bind(&path).await, Err(SocketError::Taken(_))));
