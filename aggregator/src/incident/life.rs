@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use nodewhy_clock::Stamp;
 use nodewhy_proto::{Incident, Revision, Verdict};
 
-use super::signs::{Sign, Signs};
+use super::signs::Signs;
 use super::substance::{Substance, explains};
 use crate::Timings;
 
@@ -16,8 +16,9 @@ use crate::Timings;
 #[derive(Clone, Debug)]
 pub(crate) struct Open {
     pub(crate) incident: Incident,
-    /// The signs at the newest revision: what began, and what to say when it is over.
-    seen: BTreeMap<String, String>,
+    /// The signs at the newest revision: what began, and what to say when it is over. `None` after a restart,
+    /// until the first look: what is there then did not begin then.
+    seen: Option<BTreeMap<String, String>>,
     /// Since when all has been well, on both clocks.
     well_since: Option<Stamp>,
     /// Since when the verdict has been weaker than the recorded one (time since boot).
@@ -40,7 +41,7 @@ pub(crate) enum Step {
 impl Open {
     /// Takes up an incident that the store has as open.
     pub(crate) fn resumed(incident: Incident) -> Open {
-        Open { incident, seen: BTreeMap::new(), well_since: None, weaker_since: None }
+        Open { incident, seen: None, well_since: None, weaker_since: None }
     }
 
     /// Opens an incident. `signs` has at least one.
@@ -84,6 +85,7 @@ impl Open {
             return Step::Ended;
         }
         self.well_since = None;
+        self.seen.get_or_insert_with(|| names(signs));
         let mut step = Step::Nothing;
         if self.incident.lost_ready.is_none() && signs.lost_ready.is_some() {
             self.incident.lost_ready = signs.lost_ready;
@@ -99,7 +101,8 @@ impl Open {
             self.weaker_since = None;
             return step;
         }
-        if explains(recorded) && !explains(&verdict) {
+        // Weaker because something new came is news at once; weaker because evidence ended may be recovery.
+        if explains(recorded) && !explains(&verdict) && self.began(signs).next().is_none() {
             let since = *self.weaker_since.get_or_insert(now.boot);
             if now.boot.saturating_sub(since) < timings.fade {
                 return step;
@@ -115,22 +118,30 @@ impl Open {
         self.incident.began = earliest.map_or(self.incident.began, |since| since.min(self.incident.began));
         let revision = self.incident.revisions.last().map_or(1, |last| last.revision.saturating_add(1));
         self.incident.revisions.push(Revision { revision, at, changed_by, verdict });
-        self.seen = signs.bad.iter().map(|sign| (sign.began.clone(), sign.over.clone())).collect();
+        self.seen = Some(names(signs));
         self.weaker_since = None;
+    }
+
+    /// Which signs came since the newest revision.
+    fn began<'a>(&'a self, signs: &'a Signs) -> impl Iterator<Item = &'a str> {
+        let seen = |began: &str| self.seen.as_ref().is_some_and(|seen| seen.contains_key(began));
+        signs.bad.iter().map(|sign| sign.began.as_str()).filter(move |began| !seen(began))
     }
 
     /// Which signs came and went since the newest revision; `None`: the same ones.
     fn what_changed(&self, signs: &Signs) -> Option<String> {
-        let now: BTreeMap<&str, &Sign> = signs.bad.iter().map(|sign| (sign.began.as_str(), sign)).collect();
-        let began = now.keys().filter(|began| !self.seen.contains_key(**began)).copied();
-        let over = self
-            .seen
-            .iter()
-            .filter(|(began, _)| !now.contains_key(began.as_str()))
-            .map(|(_, over)| over.as_str());
-        let changes: Vec<&str> = began.chain(over).collect();
+        let now = names(signs);
+        let seen = self.seen.iter().flatten();
+        let over = seen.filter(|(began, _)| !now.contains_key(*began)).map(|(_, over)| over.as_str());
+        let mut changes: Vec<&str> = self.began(signs).chain(over).collect();
+        changes.dedup();
         (!changes.is_empty()).then(|| listed(&changes))
     }
+}
+
+/// What began, and what to say when it is over.
+fn names(signs: &Signs) -> BTreeMap<String, String> {
+    signs.bad.iter().map(|sign| (sign.began.clone(), sign.over.clone())).collect()
 }
 
 /// `2026-11-21-0313-worker-7`; where that is taken, with a number.
@@ -156,6 +167,7 @@ fn listed(changes: &[&str]) -> String {
 mod tests {
     use nodewhy_proto::{Conclusion, ConditionStatus};
 
+    use super::super::signs::Sign;
     use super::*;
     use crate::testing::{at, root, verdict};
 
@@ -240,6 +252,17 @@ mod tests {
         open.look(&hung(), stamp(200), &timings, weaker);
         open.look(&hung(), stamp(230), &timings, || Some(explained()));
         assert_eq!(open.look(&hung(), stamp(261), &timings, weaker), Step::Nothing);
+    }
+
+    #[test]
+    fn a_verdict_that_gets_weaker_by_something_new_is_told_at_once() {
+        let weaker = || Some(verdict("n", Conclusion::NoCauseFound, Some(ConditionStatus::False)));
+        let signs = Signs { bad: [hung().bad, not_ready().bad].concat(), ..not_ready() };
+        let mut open = opened();
+        assert_eq!(open.look(&signs, stamp(220), &Timings::default(), weaker), Step::Revised);
+        // After a restart what is there is not new.
+        let mut open = Open::resumed(opened().incident);
+        assert_eq!(open.look(&hung(), stamp(220), &Timings::default(), weaker), Step::Nothing);
     }
 
     #[test]

@@ -192,7 +192,7 @@ proptest! {
                 Heard::Absent => tell(2, 20, began("kubelet_absent", 20)),
                 Heard::Kill => tell(3, 40, kill(Role::Runtime)),
                 Heard::NotReady => watched(&judge, |watched| {
-                    watched.apply_node(node_object("n", "u", "False"), now);
+                    watched.apply_node(node_object("n", "u", "False"), judge.clock.now());
                 }),
                 Heard::Lease => watched(&judge, |watched| {
                     watched.apply_lease(lease_object("n", now), now);
