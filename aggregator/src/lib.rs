@@ -77,29 +77,10 @@ pub async fn run(settings: Settings, clock: Clock, stop: impl Future<Output = ()
 
 /// The pure core that production uses.
 fn diagnosis() -> Diagnosis {
-    // Stand-in until diagnosis has landed; then:
-    // Diagnosis { explain: nodewhy_diagnosis::explain, causes: || nodewhy_diagnosis::causes::ALL.to_vec() }
-    Diagnosis { explain: stand_in, causes: Vec::new }
+    Diagnosis { explain: nodewhy_diagnosis::explain, causes: || nodewhy_diagnosis::causes::ALL.to_vec() }
 }
 
 /// Says nothing: the catalogue is empty.
-fn stand_in(case: &nodewhy_diagnosis::Case) -> nodewhy_proto::Verdict {
-    let ready = case.asked().and_then(|node| node.ready());
-    nodewhy_proto::Verdict {
-        node: case.node.clone(),
-        at: case.window.to,
-        conclusion: nodewhy_proto::Conclusion::NoCauseFound,
-        ready: ready.map(|ready| ready.status),
-        ready_since: ready.and_then(|ready| ready.last_transition),
-        ready_message: ready.map(|ready| ready.message.clone()).unwrap_or_default(),
-        roots: Vec::new(),
-        cycles: Vec::new(),
-        contributing: Vec::new(),
-        ruled_out: Vec::new(),
-        cannot_tell: Vec::new(),
-        blind: vec!["this build has no catalogue of causes".to_owned()],
-    }
-}
 
 async fn run_with(
     settings: Settings,

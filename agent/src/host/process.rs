@@ -316,11 +316,11 @@ pub(crate) mod made {
     pub(crate) const STAT: &str = "9154 (bash) S 9151 9154 9154 0 -1 4194560 5320 71390 0 60 0 3 48 12 20 0 1 0 142746 5255168 946 18446744073709551615 94343146389504 94343147178909 140731346292800 0 0 0 65536 4 1132560123 1 0 0 17 1 0 0 0 0 0 94343147412208 94343147460452 94343631511552 140731346295676 140731346295691 140731346295691 140731346296810 0\n";
     pub(crate) const STATUS: &str = "Name:\tbash\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t9154\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nNSpid:\t9154\nVmHWM:\t    3900 kB\nVmRSS:\t    3900 kB\nThreads:\t1\n";
 
-    /// Puts a living process of this name into the system's slice.
-    pub(crate) fn process(root: &Path, pid: u32, name: &str) {
+    /// Puts a process of this name and state into the system's slice.
+    pub(crate) fn process(root: &Path, pid: u32, name: &str, state: char) {
         let folder = root.join("proc").join(pid.to_string());
         std::fs::create_dir_all(&folder).unwrap();
-        let stat = STAT.replace("9154", &pid.to_string()).replace("bash", name);
+        let stat = STAT.replace("9154", &pid.to_string()).replace("bash) S", &format!("{name}) {state}"));
         let status = STATUS.replace("9154", &pid.to_string()).replace("bash", name);
         let cgroup = format!("0::/system.slice/{name}.service\n");
         for (file, text) in

@@ -116,7 +116,7 @@ fn a_kubelet_or_a_runtime_makes_it_expected() {
     assert_eq!(states, [("cni_config_dir_missing", "/etc/cni/net.d".to_owned())]);
     assert_eq!(reading.expected_because, "a runtime is here: /run/containerd/containerd.sock");
     let node = Node::new();
-    crate::host::process::made::process(node.root.path(), 734, "kubelet");
+    crate::host::process::made::process(node.root.path(), 734, "kubelet", 'S');
     node.put("etc/cni/net.d/README", "");
     assert_eq!(node.once().1, [("cni_config_missing", "/etc/cni/net.d".to_owned())]);
 }

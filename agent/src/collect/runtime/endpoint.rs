@@ -155,7 +155,7 @@ mod tests {
         for (path, comm) in files {
             let pid = path.strip_prefix("proc/").and_then(|rest| rest.strip_suffix("/comm"));
             if let Some(pid) = pid {
-                process::made::process(root.path(), pid.parse().unwrap(), comm.trim());
+                process::made::process(root.path(), pid.parse().unwrap(), comm.trim(), 'S');
             }
         }
         for (path, text) in files {
