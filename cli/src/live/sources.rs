@@ -1,0 +1,90 @@
+//! The sources: those that are read side by side, each of the others in a row with its reason.
+
+use nodewhy_proto::{CollectorState, Outcome};
+
+use super::paint;
+use super::screen::{Rows, Screen};
+use crate::render::text::{clean, pad, width};
+use crate::render::{Paint, Span};
+
+/// A reading this many times older than its cadence is told to be old.
+const OLD: f64 = 5.0;
+
+/// The part, and below it which cluster is watched and where the sockets are.
+pub(super) fn rows(screen: &Screen, columns: usize) -> Rows {
+    let mut rows = vec![paint::rule("sources", columns)];
+    match screen.snapshot.as_ref().map(|seen| &seen.state) {
+        None => {}
+        Some(Err(error)) => {
+            let spans = [Span::new(" ✗ ", Paint::Sick), Span::new(error, Paint::Plain)];
+            rows.push(paint::line(&spans, columns, screen.colour));
+        }
+        Some(Ok(state)) => {
+            let shown: Vec<(&String, &CollectorState)> =
+                state.collectors.iter().filter(|(name, _)| screen.matches(name)).collect();
+            let (read, other): (Vec<_>, Vec<_>) =
+                shown.into_iter().partition(|(_, source)| source.outcome.is_read());
+            rows.extend(side_by_side(screen, &read, columns));
+            let names = other.iter().map(|(name, _)| width(name)).max().unwrap_or(0).min(20);
+            for (name, source) in other {
+                let (mark, paint) = mark(&source.outcome);
+                let why = format!("{}: {}", source.outcome.word(), source.outcome.why().unwrap_or_default());
+                let spans = [
+                    Span::new(&format!(" {mark} "), paint),
+                    Span::new(&format!("{}  ", pad(&clean(name), names)), Paint::Plain),
+                    Span::new(&why, Paint::Plain),
+                ];
+                rows.push(paint::line(&spans, columns, screen.colour));
+            }
+        }
+    }
+    for line in &screen.place {
+        rows.push(paint::line(&[Span::new(&format!("   {line}"), Paint::Faint)], columns, screen.colour));
+    }
+    rows
+}
+
+fn mark(outcome: &Outcome) -> (&'static str, Paint) {
+    match outcome {
+        Outcome::Read => ("✓", Paint::Well),
+        Outcome::Absent { .. } => ("–", Paint::Plain),
+        Outcome::Failed { .. } => ("✗", Paint::Sick),
+        Outcome::Stuck { .. } => ("…", Paint::Sick),
+        Outcome::Unknown => ("?", Paint::Plain),
+    }
+}
+
+/// ` ✓ memory 0.1 ms   ✓ oom 0.2 ms`, as many in a row as fit.
+fn side_by_side(screen: &Screen, read: &[(&String, &CollectorState)], columns: usize) -> Rows {
+    let mut rows = Vec::new();
+    let mut row: Vec<Span> = Vec::new();
+    let mut used = 0;
+    for (name, source) in read {
+        let words = format!("{}{}", clean(name), took(source));
+        let wide = 3 + width(&words) + 2;
+        if used > 0 && used + wide > columns {
+            rows.push(paint::line(&row, columns, screen.colour));
+            row.clear();
+            used = 0;
+        }
+        used += wide;
+        row.push(Span::new(" ✓ ", Paint::Well));
+        row.push(Span::new(&format!("{words}  "), Paint::Plain));
+    }
+    if !row.is_empty() {
+        rows.push(paint::line(&row, columns, screen.colour));
+    }
+    rows
+}
+
+/// How long the read took, and how old the reading is where it is old.
+fn took(source: &CollectorState) -> String {
+    let took = source.took_seconds.map(|seconds| match seconds {
+        0.0..0.1 => format!(" {:.1} ms", seconds * 1000.0),
+        0.1..1.0 => format!(" {:.0} ms", seconds * 1000.0),
+        _ => format!(" {seconds:.1} s"),
+    });
+    let old = source.age_seconds.filter(|age| *age > OLD * source.every_seconds.max(1.0));
+    let old = old.map(|age| format!(" ({age:.0} s old)"));
+    format!("{}{}", took.unwrap_or_default(), old.unwrap_or_default())
+}

@@ -1,0 +1,113 @@
+//! The chain from root cause to loss of Ready, as times with a line through them.
+
+use jiff::Timestamp;
+use nodewhy_proto::{Evidence, Origin, RootCause, Step};
+
+use super::page::{Page, Paint, Span, Style};
+use super::text::{pad, width};
+use super::time::{clock, lasted};
+use super::why::Answer;
+
+/// How many pieces of evidence stand under a step, unless all are asked for.
+const EVIDENCE_A_STEP: usize = 2;
+
+/// Draws the chain of `root`. `told` is the text that the page already has above the chain.
+pub(super) fn draw(page: &mut Page, answer: Answer<'_>, root: &RootCause, told: Option<&str>, style: Style) {
+    let times: Vec<String> =
+        root.chain.iter().map(|step| step.at.map(|at| clock(at, answer.now)).unwrap_or_default()).collect();
+    let column = times.iter().map(|time| width(time)).max().unwrap_or(0);
+    let last = root.chain.len().saturating_sub(1);
+    for (index, (step, time)) in root.chain.iter().zip(&times).enumerate() {
+        let place = Place::of(index, last);
+        let (headline, used) = headline(step, answer, told);
+        let lead = format!("     {}", pad(time, column));
+        let blank = " ".repeat(5 + column);
+        let paint = if step.happened { Paint::Plain } else { Paint::WasSick };
+        let first = [Span::new(&lead, Paint::Plain), Span::new(place.glyph(style), Paint::Faint)];
+        let rest = [Span::new(&blank, Paint::Plain), Span::new(place.stem(style), Paint::Faint)];
+        page.hang(style.width, &first, &rest, &headline, paint);
+        let under = [rest[0].clone(), rest[1].clone(), Span::new("  ", Paint::Plain)];
+        let further = [under[0].clone(), under[1].clone(), Span::new("    ", Paint::Plain)];
+        let shown = if answer.all { usize::MAX } else { EVIDENCE_A_STEP };
+        let untold =
+            step.evidence.iter().filter(|piece| Some(piece.text.as_str()) != told && piece.text != step.text);
+        for piece in untold.filter(|piece| Some(piece.text.as_str()) != used).take(shown) {
+            hang_evidence(page, &under, &further, piece, style);
+        }
+        // Where the text itself was told above, its source is not lost.
+        if let Some(piece) = step.evidence.iter().find(|piece| Some(piece.text.as_str()) == used) {
+            page.hang(style.width, &under, &further, &source(piece), Paint::Faint);
+        }
+    }
+}
+
+/// Where a step stands in the chain.
+#[derive(Clone, Copy)]
+enum Place {
+    Only,
+    First,
+    Middle,
+    Last,
+}
+
+impl Place {
+    fn of(index: usize, last: usize) -> Place {
+        match (index, last) {
+            (0, 0) => Place::Only,
+            (0, _) => Place::First,
+            (index, last) if index == last => Place::Last,
+            _ => Place::Middle,
+        }
+    }
+
+    fn glyph(self, style: Style) -> &'static str {
+        match self {
+            _ if !style.drawing => "  ",
+            Place::Only => " ─ ",
+            Place::First => " ┬ ",
+            Place::Middle => " ├ ",
+            Place::Last => " └ ",
+        }
+    }
+
+    fn stem(self, style: Style) -> &'static str {
+        match self {
+            _ if !style.drawing => "  ",
+            Place::Only | Place::Last => "   ",
+            Place::First | Place::Middle => " │ ",
+        }
+    }
+}
+
+/// The step's line. Where the page has its text already, its deciding evidence stands instead, and is returned.
+fn headline<'a>(step: &'a Step, answer: Answer<'_>, told: Option<&str>) -> (String, Option<&'a str>) {
+    let elsewhere = if step.node == answer.verdict.node { String::new() } else { format!("{}: ", step.node) };
+    if !step.happened {
+        return (format!("{elsewhere}{} {}", expected(step.at, answer.now), step.text), None);
+    }
+    let other = step.evidence.iter().map(|piece| piece.text.as_str()).find(|text| *text != step.text);
+    match other.filter(|_| told == Some(step.text.as_str())) {
+        Some(text) => (format!("{elsewhere}{text}"), Some(text)),
+        None => (format!("{elsewhere}{}", step.text), None),
+    }
+}
+
+/// A step that the chain leads to next is told as such, and so is one that is overdue.
+fn expected(at: Option<Timestamp>, now: Timestamp) -> String {
+    match at {
+        Some(at) if at > now => format!("expected in {}:", lasted(now, at)),
+        Some(at) => format!("expected {} ago, not seen:", lasted(at, now)),
+        None => "expected:".to_owned(),
+    }
+}
+
+/// `text · source`, and whose judgement the limit is where it is nodewhy's own.
+pub(super) fn hang_evidence(page: &mut Page, first: &[Span], rest: &[Span], piece: &Evidence, style: Style) {
+    page.hang(style.width, first, rest, &format!("{} · {}", piece.text, source(piece)), Paint::Faint);
+}
+
+fn source(piece: &Evidence) -> String {
+    let ours = piece.threshold.as_ref().is_some_and(|limit| limit.origin == Origin::Heuristic);
+    let judged = if ours { " (the limit is nodewhy's own judgement)" } else { "" };
+    format!("{}{judged}", piece.source)
+}
