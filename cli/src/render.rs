@@ -9,6 +9,7 @@ pub mod table;
 pub mod text;
 pub mod time;
 pub mod why;
+pub mod words;
 
 pub use header::certainty_word;
 pub use page::{Page, Paint, Span, Style};

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -18,7 +19,10 @@ use crate::live;
 use crate::sockets::Sockets;
 use crate::watch::Watch;
 
-mod text;
+pub mod text;
+
+/// The agent and the aggregator are given this long to end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What `nodewhy up` can be told.
 #[derive(Args, Clone, Debug, Default)]
@@ -132,9 +136,9 @@ pub fn run(up: &Up, colour: bool, runtime_dir: Option<&Path>) -> anyhow::Result<
     let shown = runtime.block_on(async {
         let view = async {
             if on_terminal {
-                live::run(watch, clock, place, colour).await
+                live::run(watch, clock.clone(), place, colour).await
             } else {
-                text::run(watch, clock, &place, &mut std::io::stdout()).await
+                text::run(watch, clock.clone(), &place, &mut std::io::stdout()).await
             }
         };
         tokio::select! {
@@ -146,9 +150,17 @@ pub fn run(up: &Up, colour: bool, runtime_dir: Option<&Path>) -> anyhow::Result<
             )),
         }
     });
-    // The view is gone and the terminal restored: now the two may take their time to end.
+    // The view is gone and the terminal restored: now the two may take their time to end, within reason.
     stop.send_replace(true);
+    drop(ended);
+    let both_over = async { while end.recv().await.is_some() {} };
+    let in_time = runtime.block_on(clock.timeout(LAST_WORDS, both_over)).is_some();
     runtime.shutdown_background();
+    if !in_time {
+        // A read that hangs in the kernel cannot be ended; the process can.
+        return shown
+            .and(Err(anyhow!("the agent or the aggregator did not end within {} s", LAST_WORDS.as_secs())));
+    }
     for thread in [agent, aggregator] {
         if thread.join().is_err() {
             return shown.and(Err(anyhow!("the agent or the aggregator panicked: this is a bug in nodewhy")));

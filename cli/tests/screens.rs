@@ -1,12 +1,20 @@
 //! The pages of `nodewhy why`, held against golden files: what a terminal of 80 columns shows, and what a pipe gets.
 //! `BLESS=1 cargo test` writes them anew; read the difference before you commit it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test; clippy sees only the #[test] functions as such"
+)]
+
 use std::path::PathBuf;
 
 use nodewhy::render::Style;
 use nodewhy::render::text::width;
 use nodewhy::render::why::{Answer, page};
 
+#[path = "screens/live.rs"]
+mod live;
 #[path = "screens/verdicts.rs"]
 mod verdicts;
 
@@ -98,7 +106,7 @@ fn wide_terminals_get_a_hundred_columns_and_narrow_ones_lose_no_figure() {
         let style = Style::terminal(columns, false);
         let text = page(answer, style).text(style);
         assert!(text.lines().all(|line| width(line) <= style.width.max(24)), "{columns}:\n{text}");
-        for figure in ["61.2 of", "64 GiB.", "71 %", "48,213"] {
+        for figure in ["61.2", "64 GiB", "71 %", "48,000/s", "48,213", "pid 4711"] {
             assert!(text.contains(figure), "{columns} columns lost {figure:?}:\n{text}");
         }
     }

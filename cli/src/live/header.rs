@@ -46,11 +46,16 @@ fn parts(screen: &Screen) -> Vec<String> {
         Ok(node) => node,
         Err(_) => return vec!["the agent can't be asked".to_owned()],
     };
-    // A kernel's release can be long: its first parts tell it.
-    let kernel = node.kernel.as_ref().map(|release| format!("Linux {}", clip(release, 16)));
+    let kernel = node.kernel.as_ref().map(|release| format!("Linux {}", short_release(&clean(release))));
     let up = SignedDuration::try_from_secs_f64(node.uptime_seconds).ok().map(|up| format!("up {}", age(up)));
     let short = |text: &Option<String>| text.as_ref().map(|text| clip(&clean(text), 28));
     [kernel, short(&node.runtime), short(&node.kubelet), up].into_iter().flatten().collect()
+}
+
+/// A kernel's release without its flavour: `6.1.0-56` of `6.1.0-56-cloud-amd64`.
+fn short_release(release: &str) -> String {
+    let parts: Vec<&str> = release.splitn(3, '-').take(2).collect();
+    clip(&parts.join("-"), 20)
 }
 
 fn ready(screen: &Screen) -> (String, Paint) {

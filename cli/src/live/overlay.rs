@@ -8,7 +8,7 @@ use super::keys::KEYS;
 use super::paint;
 use super::screen::{Rows, Screen};
 use crate::render::time::{clock, lasted};
-use crate::render::{Page, Paint, Span, Style};
+use crate::render::{Page, Paint, Span, Style, words};
 
 /// The whole verdict.
 pub(super) fn why(screen: &Screen, area: Rect, now: Timestamp) -> Rows {
@@ -52,8 +52,8 @@ pub(super) fn evidence(screen: &Screen, area: Rect, now: Timestamp) -> Rows {
         let under = [Span::new("  ", Paint::Plain)];
         page.hang(width, &under, &under, &piece.source, Paint::Faint);
         if let Some(limit) = &piece.threshold {
-            let unit = piece.unit.as_deref().unwrap_or("");
-            let text = format!("held against {} {unit} ({:?})", limit.value, limit.origin);
+            let unit = piece.unit.as_deref().map(|unit| format!(" {unit}")).unwrap_or_default();
+            let text = format!("held against {}{unit}: {}", limit.value, words::origin(limit.origin));
             page.hang(width, &under, &under, &text, Paint::Faint);
         }
     }

@@ -144,10 +144,15 @@ impl Screen {
         let parts = [
             findings::sick(self, width, now),
             findings::was_sick(self, width, now),
-            sources::rows(self, width),
+            sources::rows(self, width, now),
         ];
         let shares = share(&parts, left);
+        // Air between the parts, where there is room for all of it.
+        let airy = shares.iter().sum::<usize>() + parts.len() <= left;
         for (part, share) in parts.into_iter().zip(shares) {
+            if airy && !part.is_empty() {
+                rows.push(Line::default());
+            }
             rows.extend(shorten(part, share, self.colour));
         }
         rows.resize(height - footer, Line::default());

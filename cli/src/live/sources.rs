@@ -1,17 +1,19 @@
 //! The sources: those that are read side by side, each of the others in a row with its reason.
 
+use jiff::Timestamp;
 use nodewhy_proto::{CollectorState, Outcome};
 
 use super::paint;
 use super::screen::{Rows, Screen};
 use crate::render::text::{clean, pad, width};
+use crate::render::time::lasted;
 use crate::render::{Paint, Span};
 
 /// A reading this many times older than its cadence is told to be old.
 const OLD: f64 = 5.0;
 
 /// The part, and below it which cluster is watched and where the sockets are.
-pub(super) fn rows(screen: &Screen, columns: usize) -> Rows {
+pub(super) fn rows(screen: &Screen, columns: usize, now: Timestamp) -> Rows {
     let mut rows = vec![paint::rule("sources", columns)];
     match screen.snapshot.as_ref().map(|seen| &seen.state) {
         None => {}
@@ -28,7 +30,7 @@ pub(super) fn rows(screen: &Screen, columns: usize) -> Rows {
             let names = other.iter().map(|(name, _)| width(name)).max().unwrap_or(0).min(20);
             for (name, source) in other {
                 let (mark, paint) = mark(&source.outcome);
-                let why = format!("{}: {}", source.outcome.word(), source.outcome.why().unwrap_or_default());
+                let why = why(&source.outcome, now);
                 let spans = [
                     Span::new(&format!(" {mark} "), paint),
                     Span::new(&format!("{}  ", pad(&clean(name), names)), Paint::Plain),
@@ -42,6 +44,16 @@ pub(super) fn rows(screen: &Screen, columns: usize) -> Rows {
         rows.push(paint::line(&[Span::new(&format!("   {line}"), Paint::Faint)], columns, screen.colour));
     }
     rows
+}
+
+/// `absent: …`, `failed: …`, `stuck: a read has not ended for 14s`, `not read yet`.
+fn why(outcome: &Outcome, now: Timestamp) -> String {
+    match (outcome, outcome.why()) {
+        (Outcome::Stuck { since }, _) => format!("stuck: a read has not ended for {}", lasted(*since, now)),
+        (Outcome::Unknown, Some(why)) => why,
+        (_, Some(why)) => format!("{}: {why}", outcome.word()),
+        (_, None) => outcome.word().to_owned(),
+    }
 }
 
 fn mark(outcome: &Outcome) -> (&'static str, Paint) {

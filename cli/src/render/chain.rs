@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use nodewhy_proto::{Evidence, Origin, RootCause, Step};
 
 use super::page::{Page, Paint, Span, Style};
-use super::text::{pad, width};
+use super::text::{clean, pad, width};
 use super::time::{clock, lasted};
 use super::why::Answer;
 
@@ -16,27 +16,29 @@ pub(super) fn draw(page: &mut Page, answer: Answer<'_>, root: &RootCause, told: 
     let times: Vec<String> =
         root.chain.iter().map(|step| step.at.map(|at| clock(at, answer.now)).unwrap_or_default()).collect();
     let column = times.iter().map(|time| width(time)).max().unwrap_or(0);
+    // A narrow screen has no columns to give away.
+    let indent = if style.width < 60 { 0 } else { 5 };
     let last = root.chain.len().saturating_sub(1);
     for (index, (step, time)) in root.chain.iter().zip(&times).enumerate() {
         let place = Place::of(index, last);
         let (headline, used) = headline(step, answer, told);
-        let lead = format!("     {}", pad(time, column));
-        let blank = " ".repeat(5 + column);
+        let lead = format!("{}{}", " ".repeat(indent), pad(time, column));
+        let blank = " ".repeat(indent + column);
         let paint = if step.happened { Paint::Plain } else { Paint::WasSick };
         let first = [Span::new(&lead, Paint::Plain), Span::new(place.glyph(style), Paint::Faint)];
         let rest = [Span::new(&blank, Paint::Plain), Span::new(place.stem(style), Paint::Faint)];
         page.hang(style.width, &first, &rest, &headline, paint);
         let under = [rest[0].clone(), rest[1].clone(), Span::new("  ", Paint::Plain)];
         let further = [under[0].clone(), under[1].clone(), Span::new("    ", Paint::Plain)];
+        // Where a piece of evidence is the headline, its source stands next to it.
+        if let Some(piece) = step.evidence.iter().find(|piece| Some(piece.text.as_str()) == used) {
+            page.hang(style.width, &under, &further, &source(piece), Paint::Faint);
+        }
         let shown = if answer.all { usize::MAX } else { EVIDENCE_A_STEP };
         let untold =
             step.evidence.iter().filter(|piece| Some(piece.text.as_str()) != told && piece.text != step.text);
         for piece in untold.filter(|piece| Some(piece.text.as_str()) != used).take(shown) {
             hang_evidence(page, &under, &further, piece, style);
-        }
-        // Where the text itself was told above, its source is not lost.
-        if let Some(piece) = step.evidence.iter().find(|piece| Some(piece.text.as_str()) == used) {
-            page.hang(style.width, &under, &further, &source(piece), Paint::Faint);
         }
     }
 }
@@ -103,7 +105,15 @@ fn expected(at: Option<Timestamp>, now: Timestamp) -> String {
 
 /// `text · source`, and whose judgement the limit is where it is nodewhy's own.
 pub(super) fn hang_evidence(page: &mut Page, first: &[Span], rest: &[Span], piece: &Evidence, style: Style) {
-    page.hang(style.width, first, rest, &format!("{} · {}", piece.text, source(piece)), Paint::Faint);
+    let source = source(piece);
+    let prefix: usize = first.iter().map(|span| width(&span.text)).sum();
+    let text = clean(&piece.text);
+    if prefix + width(&text) + 3 + width(&clean(&source)) <= style.width {
+        page.hang(style.width, first, rest, &format!("{text} · {source}"), Paint::Faint);
+    } else {
+        page.hang(style.width, first, rest, &text, Paint::Faint);
+        page.hang(style.width, rest, rest, &source, Paint::Faint);
+    }
 }
 
 fn source(piece: &Evidence) -> String {

@@ -18,7 +18,8 @@ pub(super) fn draw(page: &mut Page, answer: Answer<'_>, cycle: &[Step], style: S
         let under = [rest[0].clone(), rest[1].clone(), Span::new("  ", Paint::Plain)];
         let shown = if answer.all { usize::MAX } else { 2 };
         for piece in step.evidence.iter().filter(|piece| piece.text != step.text).take(shown) {
-            hang_evidence(page, &under, &under, piece, style);
+            let further = [under[0].clone(), under[1].clone(), Span::new("    ", Paint::Plain)];
+            hang_evidence(page, &under, &further, piece, style);
         }
     }
     let back = if style.drawing { "╰── " } else { "" };

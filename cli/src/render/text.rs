@@ -85,8 +85,8 @@ pub fn width(text: &str) -> usize {
     text.width()
 }
 
-/// Breaks text into lines of `columns` at most. A figure stays whole, with its unit: `61.2 of 64 GiB` breaks
-/// before `61.2` or after `of`, never before `GiB`. Only a word wider than the whole line is cut.
+/// Breaks text into lines of `columns` at most. A figure stays whole, with its unit or with what it numbers: `64 GiB`
+/// and `pid 4711` never break. Only what is wider than the whole line is cut.
 pub fn wrap(text: &str, columns: usize) -> Vec<String> {
     let columns = columns.max(1);
     let mut lines = Vec::new();
@@ -118,7 +118,10 @@ fn pieces(text: &str) -> Vec<String> {
     let mut pieces: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match pieces.last_mut() {
-            Some(before) if is_unit(word) && ends_in_figure(before) => {
+            Some(before)
+                if (is_unit(word) && ends_in_figure(before))
+                    || (is_number(word) && announces_number(before)) =>
+            {
                 before.push(' ');
                 before.push_str(word);
             }
@@ -133,6 +136,15 @@ fn ends_in_figure(piece: &str) -> bool {
     last.starts_with(|c: char| {
         c.is_ascii_digit() || matches!(c, '-' | '+' | '(' | '<' | '>' | '≥' | '≤' | '~')
     }) && last.ends_with(|c: char| c.is_ascii_digit())
+}
+
+fn announces_number(piece: &str) -> bool {
+    let last = piece.rsplit(' ').next().unwrap_or(piece).trim_start_matches('(');
+    matches!(last, "pid" | "uid" | "log" | "port" | "rev" | "exit")
+}
+
+fn is_number(word: &str) -> bool {
+    word.starts_with(|c: char| c.is_ascii_digit())
 }
 
 fn is_unit(word: &str) -> bool {
@@ -168,16 +180,15 @@ fn is_unit(word: &str) -> bool {
     )
 }
 
-/// Cuts a line that is too wide: after the last separator that fits, else at the last letter that fits, and never
-/// between two digits if there is another place.
+/// Cuts a line that is too wide: after the last separator that fits and stands in no figure, else at the last letter
+/// that fits.
 fn cut(line: &str, columns: usize) -> (String, String) {
     let mut used = 0;
     let (mut fits, mut nice) = (0, 0);
     let mut before = ' ';
     for (at, letter) in line.char_indices() {
-        if before.is_ascii_digit() && letter.is_ascii_digit() {
-            // not here
-        } else if matches!(before, '/' | '-' | '_' | ',' | ':' | ' ' | '=') {
+        let in_figure = letter.is_ascii_digit() && matches!(before, ',' | ':' | '.' | '-');
+        if !in_figure && matches!(before, '/' | '-' | '_' | ',' | ':' | ' ' | '=') {
             nice = at;
         }
         used += letter.width().unwrap_or(0);

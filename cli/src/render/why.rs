@@ -8,6 +8,7 @@ use super::circle;
 use super::header;
 use super::lists;
 use super::page::{Page, Paint, Span, Style};
+use super::text::width;
 
 /// Everything that stands on the page.
 #[derive(Clone, Copy, Debug)]
@@ -176,7 +177,19 @@ fn more(page: &mut Page, answer: Answer<'_>, style: Style) {
         commands.push(format!("nodewhy causes {}", root.cause));
     }
     commands.push("nodewhy incidents".to_owned());
-    labelled(page, style, "MORE", &commands.join(" · "), Paint::Plain);
+    // A command is copied whole: it never breaks at the line's end if a line can hold it.
+    let mut lines: Vec<String> = Vec::new();
+    for command in commands {
+        match lines.last_mut() {
+            Some(line) if width(line) + 3 + width(&command) + 5 <= style.width => {
+                line.push_str(&format!(" · {command}"))
+            }
+            _ => lines.push(command),
+        }
+    }
+    for (index, line) in lines.iter().enumerate() {
+        labelled(page, style, if index == 0 { "MORE" } else { "" }, line, Paint::Plain);
+    }
 }
 
 /// What explains the title, unless the chain's steps already show it: the chain's first step, or the deciding

@@ -19,12 +19,7 @@ const FIRST_EVERY: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// The lines can't be written, for another reason than that the reader is gone.
-pub(super) async fn run(
-    watch: Watch,
-    clock: Clock,
-    place: &[String],
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
+pub async fn run(watch: Watch, clock: Clock, place: &[String], out: &mut impl Write) -> anyhow::Result<()> {
     let now = clock.now();
     let place: Vec<String> = place.iter().map(|line| format!("{} {line}", time_of_day(now, now))).collect();
     if !write(out, &place)? {
