@@ -10,7 +10,8 @@ use clap::Args;
 use nodewhy_agent::host::{Host, Places};
 use nodewhy_aggregator::{AgentAddress, ClusterAddress};
 use nodewhy_clock::Clock;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::client::{Client, Who};
@@ -89,6 +90,8 @@ pub fn run(up: &Up, colour: bool, runtime_dir: Option<&Path>) -> anyhow::Result<
         .then(|| cluster::choose(up.kubeconfig.as_ref(), up.context.as_deref()))
         .transpose()?;
     let node = node_name(up, &clock)?;
+    let runtime = runtime()?;
+    let mut signals = Signals::listen(&runtime)?;
     let sockets = Sockets::claim(up.state_dir.as_deref(), runtime_dir)?;
     let place = place(&sockets, chosen.as_ref());
     let on_terminal = !up.plain && std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
@@ -132,7 +135,6 @@ pub fn run(up: &Up, colour: bool, runtime_dir: Option<&Path>) -> anyhow::Result<
         aggregator: Client::new(Who::Aggregator, sockets.aggregator()),
         node,
     };
-    let runtime = runtime()?;
     let shown = runtime.block_on(async {
         let view = async {
             if on_terminal {
@@ -143,7 +145,7 @@ pub fn run(up: &Up, colour: bool, runtime_dir: Option<&Path>) -> anyhow::Result<
         };
         tokio::select! {
             shown = view => shown,
-            signalled = signalled() => signalled,
+            () = signals.first() => Ok(()),
             Some(Ended { who, how }) = end.recv() => Err(how.map_or_else(
                 |error| error.context(format!("the {who} failed")),
                 |()| anyhow!("the {who} ended unasked"),
@@ -219,24 +221,40 @@ impl Drop for Farewell {
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the async runtime")
 }
 
-/// Ends at the first signal that asks this program to end.
-async fn signalled() -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
+/// The signals that ask this program to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Listens from now on. Before anything is made that must be removed again: a signal that comes in between
+    /// would end the process at once.
+    fn listen(runtime: &Runtime) -> anyhow::Result<Signals> {
+        let _entered = runtime.enter();
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+            hangup: signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?,
+        })
     }
-    Ok(())
+
+    /// Ends at the first one.
+    async fn first(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
 }
 
 /// The name that agent and aggregator agree on.
