@@ -107,7 +107,7 @@ pub struct Peer {
 impl Case {
     /// Starts a case about this node.
     pub fn about(node: impl Into<String>) -> CaseBuilder {
-        CaseBuilder { node: node.into(), window: None, nodes: BTreeMap::new(), cluster: None }
+        CaseBuilder { node: node.into(), window: None, nodes: Vec::new(), cluster: None }
     }
 
     /// The node asked about. The builder and [`Case::checked`] see to it that it is there.
@@ -115,11 +115,13 @@ impl Case {
         self.nodes.get(&self.node)
     }
 
-    /// Refuses a case, read from a file, that no builder would have made.
+    /// Refuses a case, read from a file, that no builder would have made; puts its lists in order of time and rids
+    /// them of repeats.
     ///
     /// # Errors
-    /// The node asked about is not among the nodes, or the window ends before it begins.
-    pub fn checked(self) -> Result<Case, CaseError> {
+    /// The node asked about is not among the nodes, a node's evidence stands under another's name, or the window
+    /// ends before it begins.
+    pub fn checked(mut self) -> Result<Case, CaseError> {
         if !self.nodes.contains_key(&self.node) {
             return Err(CaseError::Forgotten {
                 what: "the evidence of the node asked about",
@@ -129,8 +131,22 @@ impl Case {
         if self.window.to < self.window.from {
             return Err(CaseError::Backwards { from: self.window.from, to: self.window.to });
         }
+        if let Some((key, node)) = self.nodes.iter().find(|(key, node)| **key != node.id.name) {
+            return Err(CaseError::Misnamed { key: key.clone(), name: node.id.name.clone() });
+        }
+        self.tidy();
         Ok(self)
     }
+}
+
+/// Reads a case that was written as JSON: what `nodewhy explain PATH` is given.
+///
+/// # Errors
+/// The text is not a case, or it is one that no builder would have made.
+pub fn read_case(json: &str) -> Result<Case, CaseError> {
+    let case: Case =
+        serde_json::from_str(json).map_err(|error| CaseError::Malformed { error: error.to_string() })?;
+    case.checked()
 }
 
 impl NodeCase {
@@ -144,7 +160,7 @@ impl NodeCase {
     pub fn findings_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Finding> + 'a {
         let mut found: Vec<&Finding> =
             self.findings.known().into_iter().flatten().filter(move |f| f.finding == name).collect();
-        found.sort_by_key(|f| (f.ended.is_some(), f.began));
+        found.sort_by(|a, b| (a.ended.is_some(), a.began, &a.id).cmp(&(b.ended.is_some(), b.began, &b.id)));
         found.into_iter()
     }
 
@@ -152,7 +168,7 @@ impl NodeCase {
     pub fn finding(&self, name: &str) -> Option<&Finding> {
         let mut found: Vec<&Finding> =
             self.findings.known().into_iter().flatten().filter(|f| f.finding == name).collect();
-        found.sort_by_key(|f| (f.ended.is_some(), f.ended.map(std::cmp::Reverse), f.began));
+        found.sort_by_key(|f| (f.ended.is_some(), f.ended.map(std::cmp::Reverse), f.began, &f.id));
         found.into_iter().next()
     }
 
@@ -166,9 +182,10 @@ impl NodeCase {
             Source::Known(outcomes) => match outcomes.get(name) {
                 None => Err(format!("{name}: this agent has no such collector")),
                 Some(Outcome::Read) => Ok(()),
-                Some(outcome) => {
-                    Err(format!("{name}: {} ({})", outcome.word(), outcome.why().unwrap_or_default()))
-                }
+                Some(outcome) => match outcome.why() {
+                    Some(why) => Err(format!("{name}: {} ({why})", outcome.word())),
+                    None => Err(format!("{name}: {}", outcome.word())),
+                },
             },
         }
     }
@@ -178,12 +195,14 @@ impl NodeCase {
         self.condition("Ready")
     }
 
-    /// The newest condition of this type, with when it was heard.
+    /// The newest condition of this type; `None` when it was never heard, or the Node object is gone since.
     pub fn condition(&self, kind: &str) -> Option<&Condition> {
-        self.facts.known()?.iter().rev().find_map(|fact| match &fact.body {
-            FactBody::Condition(condition) if condition.kind == kind => Some(condition),
+        let newest = self.facts.known()?.iter().rev().find_map(|fact| match &fact.body {
+            FactBody::Condition(condition) if condition.kind == kind => Some(Some(condition)),
+            FactBody::NodeDeleted => Some(None),
             _ => None,
-        })
+        });
+        newest.flatten()
     }
 
     /// The newest Lease, with when it was heard.
@@ -214,13 +233,33 @@ pub enum CaseError {
         /// Its end.
         to: Timestamp,
     },
+    /// The same node was given twice: which evidence counts would hang on the order.
+    #[error("the case has the evidence of {node} twice: give each node once")]
+    Twice {
+        /// Which node.
+        node: String,
+    },
+    /// A node's evidence stands under another node's name.
+    #[error("under {key:?} the case has the evidence of {name:?}: name it by its own node")]
+    Misnamed {
+        /// The name it stands under.
+        key: String,
+        /// The name it has.
+        name: String,
+    },
+    /// The text is not a case.
+    #[error("this is not a case in nodewhy's JSON: {error}; take one from a bundle, whole")]
+    Malformed {
+        /// What the reader met, with line and column.
+        error: String,
+    },
 }
 
 /// Builds a case; refuses one with a forgotten input.
 pub struct CaseBuilder {
     node: String,
     window: Option<Window>,
-    nodes: BTreeMap<String, NodeCase>,
+    nodes: Vec<NodeCase>,
     cluster: Option<Source<ClusterCase>>,
 }
 
@@ -235,7 +274,7 @@ impl CaseBuilder {
     /// One node's evidence.
     #[must_use]
     pub fn node(mut self, node: NodeCase) -> CaseBuilder {
-        self.nodes.insert(node.id.name.clone(), node);
+        self.nodes.push(node);
         self
     }
 
@@ -249,12 +288,19 @@ impl CaseBuilder {
     /// The case.
     ///
     /// # Errors
-    /// An input was forgotten, or the window ends before it begins.
+    /// An input was forgotten, a node was given twice, or the window ends before it begins.
     pub fn build(self) -> Result<Case, CaseError> {
         let forgotten = |what| CaseError::Forgotten { what, node: self.node.clone() };
         let window = self.window.ok_or_else(|| forgotten("its window of time"))?;
         let cluster = self.cluster.ok_or_else(|| forgotten("the cluster's view"))?;
-        Case { node: self.node, window, nodes: self.nodes, cluster }.checked()
+        let mut nodes = BTreeMap::new();
+        for node in self.nodes {
+            let name = node.id.name.clone();
+            if nodes.insert(name.clone(), node).is_some() {
+                return Err(CaseError::Twice { node: name });
+            }
+        }
+        Case { node: self.node, window, nodes, cluster }.checked()
     }
 }
 
@@ -311,18 +357,100 @@ impl NodeCaseBuilder {
             facts: self.facts.ok_or_else(|| forgotten("the API server's facts"))?,
             id: self.id,
         };
-        if let Source::Known(findings) = &mut case.findings {
-            findings.sort_by(|a, b| (a.began, &a.id).cmp(&(b.began, &b.id)));
-            findings.dedup_by(|a, b| a.id == b.id);
-        }
-        if let Source::Known(events) = &mut case.events {
-            events.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
-            events.dedup_by(|a, b| a.id == b.id);
-        }
-        if let Source::Known(facts) = &mut case.facts {
-            facts.sort_by_key(|fact| fact.observed);
-            facts.dedup();
-        }
+        case.tidy();
         Ok(case)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nodewhy_proto::{Severity, Subject};
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_795_000_000 + second).unwrap()
+    }
+
+    fn finding(id: &str, began: i64, ended: Option<i64>) -> Finding {
+        Finding {
+            id: id.to_owned(),
+            finding: "runtime_hung".to_owned(),
+            collector: "runtime".to_owned(),
+            subject: Subject::node(),
+            severity: Severity::Critical,
+            began: at(began),
+            noticed: at(began),
+            ended: ended.map(at),
+            summary: "hung".to_owned(),
+            evidence: vec![],
+        }
+    }
+
+    fn node(findings: Vec<Finding>) -> NodeCase {
+        NodeCase::of(NodeId { name: "worker-7".to_owned(), ..NodeId::default() })
+            .findings(Source::Known(findings))
+            .events(Source::Known(vec![]))
+            .collectors(Source::Known(BTreeMap::new()))
+            .facts(Source::missing("no API server"))
+            .build()
+            .unwrap()
+    }
+
+    #[test]
+    fn of_a_finding_told_twice_the_ended_version_is_kept_wherever_it_stands() {
+        // The same id with another finding between: repeats need not be neighbours.
+        let told = [finding("a", 0, None), finding("b", 1, None), finding("a", 0, Some(5))];
+        let mut reversed = told.to_vec();
+        reversed.reverse();
+        for findings in [told.to_vec(), reversed] {
+            let node = node(findings);
+            let known = node.findings.known().unwrap();
+            assert_eq!(known.len(), 2);
+            assert_eq!(known.iter().find(|f| f.id == "a").unwrap().ended, Some(at(5)));
+        }
+    }
+
+    #[test]
+    fn a_forgotten_source_is_named() {
+        let forgotten = NodeCase::of(NodeId { name: "worker-7".to_owned(), ..NodeId::default() })
+            .findings(Source::Known(vec![]))
+            .events(Source::Known(vec![]))
+            .facts(Source::Known(vec![]))
+            .build()
+            .unwrap_err();
+        assert!(forgotten.to_string().contains("the collectors' outcomes"), "{forgotten}");
+    }
+
+    #[test]
+    fn a_case_without_window_cluster_or_node_is_refused() {
+        let missing = || Source::missing("no API server");
+        let no_window = Case::about("worker-7").node(node(vec![])).cluster(missing()).build();
+        assert!(matches!(no_window, Err(CaseError::Forgotten { what: "its window of time", .. })));
+        let no_cluster = Case::about("worker-7").node(node(vec![])).window(at(0), at(1)).build();
+        assert!(matches!(no_cluster, Err(CaseError::Forgotten { what: "the cluster's view", .. })));
+        let no_node = Case::about("worker-7").window(at(0), at(1)).cluster(missing()).build();
+        assert!(matches!(no_node, Err(CaseError::Forgotten { .. })));
+        let twice = Case::about("worker-7").node(node(vec![])).node(node(vec![]));
+        let twice = twice.window(at(0), at(1)).cluster(missing()).build();
+        assert_eq!(twice, Err(CaseError::Twice { node: "worker-7".to_owned() }));
+        let backwards = Case::about("worker-7").node(node(vec![])).window(at(1), at(0)).cluster(missing());
+        assert!(matches!(backwards.build(), Err(CaseError::Backwards { .. })));
+    }
+
+    #[test]
+    fn every_prefix_of_a_case_is_an_error() {
+        let case = Case::about("worker-7")
+            .node(node(vec![finding("a", 0, Some(5))]))
+            .window(at(0), at(9))
+            .cluster(Source::missing("no API server"))
+            .build()
+            .unwrap();
+        let json = serde_json::to_string(&case).unwrap();
+        assert_eq!(read_case(&json), Ok(case));
+        for end in 0..json.len() {
+            let prefix = json.get(..end).unwrap();
+            assert!(matches!(read_case(prefix), Err(CaseError::Malformed { .. })), "{prefix}");
+        }
     }
 }

@@ -42,12 +42,45 @@ pub struct Link {
     pub to: &'static str,
     /// How long this step takes at most: a consequence that begins later has another cause.
     pub within: Duration,
+    /// For an arrow to [`NOT_READY`]: how the API shows it. `None`: any Ready condition that is not True.
+    pub shows: Option<Shows>,
+}
+
+/// How the API shows a node that left Ready for one cause, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shows {
+    /// The Ready condition that it leaves behind.
+    pub ready: Unready,
+    /// After this long at the soonest, where Ready is lost at all.
+    pub soonest: Duration,
+    /// After this long as a rule. `Link::within` allows for slow nodes on top.
+    pub usually_by: Duration,
+}
+
+/// A Ready condition that is not True. Who wrote it splits all causes in two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unready {
+    /// Written by the controller-manager: nothing was heard of the kubelet.
+    Unknown,
+    /// Written by the kubelet, which is alive and reaches the API. Its message contains one of these.
+    False(&'static [&'static str]),
 }
 
 impl Link {
     /// An arrow to `to`, which shows within this many seconds.
     pub const fn new(to: &'static str, seconds: u64) -> Link {
-        Link { to, within: Duration::from_secs(seconds) }
+        Link { to, within: Duration::from_secs(seconds), shows: None }
+    }
+
+    /// An arrow to [`NOT_READY`]: after `soonest` seconds at the soonest, by `usually_by` as a rule, and `within` at
+    /// most.
+    pub const fn unready(ready: Unready, soonest: u64, usually_by: u64, within: u64) -> Link {
+        let shows = Shows {
+            ready,
+            soonest: Duration::from_secs(soonest),
+            usually_by: Duration::from_secs(usually_by),
+        };
+        Link { to: NOT_READY, within: Duration::from_secs(within), shows: Some(shows) }
     }
 }
 
@@ -75,6 +108,8 @@ pub struct Holding {
     pub subject: Subject,
     /// Since when, by the fault's own clock.
     pub since: Option<Timestamp>,
+    /// Until when. `None` while it lasts; for something that happened at an instant, that instant.
+    pub ended: Option<Timestamp>,
     /// One line for people: what happened here, with figures.
     pub text: String,
     /// Why; the deciding piece first.

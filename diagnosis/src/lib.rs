@@ -5,9 +5,20 @@
 
 mod case;
 mod cause;
-// pub mod causes;
-// mod explain;
+pub mod causes;
+mod explain;
+mod graph;
+#[cfg(test)]
+mod made;
+mod network;
+mod oom;
+mod ready;
+mod signs;
+mod tidy;
 
-pub use case::{Case, CaseBuilder, CaseError, ClusterCase, NodeCase, NodeCaseBuilder, Peer, Source, Window};
-pub use cause::{Answer, Cause, Holding, Link, NOT_READY, Scope};
-// pub use explain::explain;
+pub use case::{
+    Case, CaseBuilder, CaseError, ClusterCase, NodeCase, NodeCaseBuilder, Peer, Source, Window, read_case,
+};
+pub use cause::{Answer, Cause, Holding, Link, NOT_READY, Scope, Shows, Unready};
+pub use explain::{CLOCK_GRAIN, explain, explain_with};
+pub use ready::Stage;

@@ -1,0 +1,384 @@
+use nodewhy_proto::ConditionStatus::{False, True, Unknown};
+use nodewhy_proto::SubjectKind::{Cni, Kubelet, Runtime};
+use nodewhy_proto::{Conclusion, FactBody, OomScope, Outcome, Role, Step, Subject};
+use proptest::prelude::*;
+
+use super::*;
+use crate::made::*;
+use crate::{Link, NOT_READY, NodeCase, Source};
+
+// The messages are recorded from kubelets 1.32.6 and 1.36.2.
+const DOWN: &str = "container runtime is down";
+const PLEG: &str = "[container runtime is down, PLEG is not healthy: pleg was last seen active 4m11.389129556s ago; \
+                    threshold is 3m0s]";
+const SILENT: &str = "Kubelet stopped posting node status.";
+
+fn chain(verdict: &Verdict) -> Vec<&str> {
+    verdict.roots.first().map(|root| ids(&root.chain)).unwrap_or_default()
+}
+
+fn ids(steps: &[Step]) -> Vec<&str> {
+    steps.iter().map(|step| step.id.as_str()).collect()
+}
+
+fn roots(verdict: &Verdict) -> Vec<&str> {
+    verdict.roots.iter().map(|root| root.cause.as_str()).collect()
+}
+
+fn contributing(verdict: &Verdict) -> Vec<&str> {
+    verdict.contributing.iter().map(|held| held.cause.as_str()).collect()
+}
+
+fn hung() -> Made {
+    well().found("runtime", "runtime_hung", Runtime, "/run/containerd/containerd.sock", 0)
+}
+
+fn kubelet_gone(second: i64) -> Made {
+    well().found("kubelet", "kubelet_absent", Kubelet, "kubelet", second)
+}
+
+#[test]
+fn a_node_that_is_well_is_healthy() {
+    for made in [well(), well().renewed(95), well().no_api()] {
+        let verdict = explain(&made.case());
+        assert_eq!(verdict.conclusion, Conclusion::Healthy);
+        assert!(verdict.roots.is_empty() && verdict.contributing.is_empty() && verdict.cycles.is_empty());
+    }
+}
+
+#[test]
+fn where_nobody_says_anything_nothing_is_well() {
+    let mut nobody = well().no_api();
+    nobody.collectors.clear();
+    assert_eq!(explain(&nobody.case()).conclusion, Conclusion::NoCauseFound);
+    // Ready True with a Lease that is not renewed: the view is old, or the word is.
+    assert_eq!(explain(&well().renewed(10).case()).conclusion, Conclusion::NoCauseFound);
+    let deleted = explain(&well().said(50, "Node worker-7", FactBody::NodeDeleted).case());
+    assert_eq!((deleted.conclusion, deleted.ready), (Conclusion::NoCauseFound, None));
+}
+
+#[test]
+fn a_hung_runtime_is_named_before_the_api_knows() {
+    let verdict = explain(&hung().to(10).case());
+    assert_eq!(verdict.conclusion, Conclusion::Explained);
+    assert_eq!(chain(&verdict), ["containerd_hung", "not_ready"]);
+    let last = verdict.roots[0].chain.last().unwrap();
+    assert_eq!((last.happened, last.at), (false, Some(at(115))));
+    assert!(last.text.contains("between 08:01:55 and 08:02:15"), "{}", last.text);
+    assert!(verdict.ruled_out.iter().any(|out| out.cause == "containerd_dead"));
+}
+
+#[test]
+fn an_expected_loss_that_is_overdue_says_so() {
+    let verdict = explain(&hung().no_api().to(600).case());
+    let last = verdict.roots[0].chain.last().unwrap();
+    assert!(
+        !last.happened && last.text.contains("was due") && last.text.contains("no API server"),
+        "{}",
+        last.text
+    );
+}
+
+#[test]
+fn a_hung_runtime_explains_both_of_the_kubelets_messages() {
+    let verdict = explain(&hung().ready(122, False, DOWN).to(130).case());
+    assert_eq!(chain(&verdict), ["containerd_hung", "not_ready"]);
+    let made = hung().ready(122, False, DOWN);
+    // The message changed, the transition's time did not.
+    let condition = nodewhy_proto::Condition {
+        kind: "Ready".into(),
+        status: False,
+        reason: "KubeletNotReady".into(),
+        message: PLEG.into(),
+        last_transition: Some(at(122)),
+    };
+    let verdict = explain(&made.said(252, "Node worker-7", FactBody::Condition(condition)).to(260).case());
+    assert_eq!(chain(&verdict), ["containerd_hung", "not_ready"]);
+    assert_eq!(verdict.roots[0].chain[1].at, Some(at(122)));
+    assert_eq!((verdict.ready, verdict.ready_since), (Some(False), Some(at(122))));
+    assert_eq!(verdict.ready_message, PLEG);
+}
+
+#[test]
+fn a_message_that_another_wrote_is_not_explained() {
+    // False is the kubelet's own word: a kubelet that went later did not write it, nor does it explain it.
+    let verdict = explain(&kubelet_gone(60).ready(45, False, DOWN).case());
+    assert_eq!(
+        (verdict.conclusion, contributing(&verdict)),
+        (Conclusion::NoCauseFound, vec!["kubelet_down"])
+    );
+    let verdict = explain(&kubelet_gone(10).ready(45, False, DOWN).case());
+    assert_eq!(verdict.conclusion, Conclusion::NoCauseFound);
+    let verdict = explain(&hung().ready(100, Unknown, SILENT).case());
+    assert_eq!(
+        (verdict.conclusion, contributing(&verdict)),
+        (Conclusion::NoCauseFound, vec!["containerd_hung"])
+    );
+}
+
+#[test]
+fn a_kill_of_the_kubelet_is_the_root_and_its_chain_is_in_order() {
+    let killed = kubelet_gone(10)
+        .exited(10, Role::Kubelet, "kubelet", 998)
+        .killed(9, kill(OomScope::Global, Role::Kubelet, "kubelet", 998));
+    let verdict = explain(&killed.clone().ready(54, Unknown, SILENT).renewed(4).case());
+    assert_eq!(chain(&verdict), ["oom_kills_kubelet", "kubelet_down", "not_ready"]);
+    let times: Vec<_> = verdict.roots[0].chain.iter().map(|step| step.at.unwrap()).collect();
+    assert_eq!(times, [at(9), at(10), at(54)]);
+    assert_eq!(roots(&verdict), ["oom_kills_kubelet"]);
+    assert_eq!(contributing(&verdict), ["kubelet_down"]);
+    // Before the API knows, the same chain with its last step to come.
+    let before = explain(&killed.to(15).case());
+    assert_eq!(chain(&before), ["oom_kills_kubelet", "kubelet_down", "not_ready"]);
+    assert!(!before.roots[0].chain[2].happened);
+}
+
+#[test]
+fn a_kill_ten_minutes_before_is_no_root() {
+    let old = well().killed(-600, kill(OomScope::Global, Role::Kubelet, "kubelet", 998));
+    let verdict = explain(&old.clone().ready(50, Unknown, SILENT).case());
+    assert_eq!(
+        (verdict.conclusion, contributing(&verdict)),
+        (Conclusion::NoCauseFound, vec!["oom_kills_kubelet"])
+    );
+    let healthy = explain(&old.case());
+    assert_eq!(
+        (healthy.conclusion, contributing(&healthy)),
+        (Conclusion::Healthy, vec!["oom_kills_kubelet"])
+    );
+}
+
+#[test]
+fn a_heartbeat_after_the_fault_acquits_it() {
+    let kill = kill(OomScope::Global, Role::Kubelet, "kubelet", 998);
+    let back = well().killed(0, kill).renewed(25).ready(75, Unknown, SILENT);
+    assert_eq!(explain(&back.case()).conclusion, Conclusion::NoCauseFound);
+}
+
+#[test]
+fn a_killed_runtime_reaches_ready_by_its_death() {
+    let killed = well()
+        .killed(5, kill(OomScope::Global, Role::Runtime, "containerd", 1465))
+        .found("runtime", "runtime_refused", Runtime, "/run/containerd/containerd.sock", 6)
+        .ready(45, False, DOWN);
+    let verdict = explain(&killed.case());
+    assert_eq!(chain(&verdict), ["oom_kills_runtime_or_cni", "containerd_dead", "not_ready"]);
+}
+
+#[test]
+fn a_pod_at_its_limit_never_takes_ready_away() {
+    let pod = well().killed(5, kill(OomScope::Memcg, Role::Pod, "java", 77));
+    let verdict = explain(&pod.ready(45, False, DOWN).case());
+    assert_eq!(
+        (verdict.conclusion, contributing(&verdict)),
+        (Conclusion::NoCauseFound, vec!["memcg_oom_container"])
+    );
+}
+
+#[test]
+fn what_followed_later_does_not_hide_what_came_first() {
+    // The runtime hung and cost Ready; then it was killed by hand; then the kubelet ended too.
+    let story = well()
+        .found_until("runtime", "runtime_hung", Runtime, "sock", (0, Some(150)))
+        .found("runtime", "runtime_refused", Runtime, "sock", 150)
+        .ready(122, False, DOWN)
+        .to(180);
+    let verdict = explain(&story.clone().case());
+    assert_eq!((roots(&verdict), contributing(&verdict)), (vec!["containerd_hung"], vec!["containerd_dead"]));
+    let story = story.found("kubelet", "kubelet_absent", Kubelet, "kubelet", 200).ready(250, Unknown, SILENT);
+    let verdict = explain(&story.to(260).case());
+    assert_eq!(roots(&verdict), ["kubelet_down", "containerd_hung"]);
+}
+
+#[test]
+fn where_no_kubelet_is_the_cause_itself_ends_the_chain() {
+    let verdict = explain(&hung().no_api().absent("kubelet").to(20).case());
+    assert_eq!((verdict.conclusion, chain(&verdict)), (Conclusion::Explained, vec!["containerd_hung"]));
+    assert!(verdict.blind.iter().any(|line| line == "kubelet: absent (not on this node)"));
+}
+
+#[test]
+fn what_cannot_be_seen_is_named() {
+    let blind =
+        explain(&well().failed("oom").collector("runtime", Outcome::Stuck { since: at(3) }).case()).blind;
+    assert!(blind.contains(&"oom: failed (permission denied)".to_owned()), "{blind:?}");
+    assert!(blind.iter().any(|line| line.starts_with("runtime: stuck (")), "{blind:?}");
+    assert!(blind.iter().any(|line| line.starts_with("the cluster: ")), "{blind:?}");
+}
+
+#[test]
+fn the_control_plane_is_the_root_where_it_lost_most_nodes() {
+    let mut peers = vec![peer(NODE, Unknown, 50, Some(true))];
+    peers.extend((0..99).map(|n| peer(&format!("w-{n}"), Unknown, 40 + n % 20, Some(true))));
+    let made = well().renewed(0).ready(50, Unknown, SILENT).cluster(95, peers);
+    let verdict = explain(&made.case());
+    assert_eq!(chain(&verdict), ["mass_notready_control_plane", "not_ready"]);
+}
+
+// A catalogue of made-up causes: `a` and `b` wait for each other, `c` feeds `a`, and `b` takes Ready away.
+
+fn holds(name: &str, second: i64) -> Answer {
+    Answer::Yes(Holding {
+        subject: Subject::node(),
+        since: Some(at(second)),
+        ended: None,
+        text: name.to_owned(),
+        because: vec![nodewhy_proto::Evidence::new(name, "made up")],
+        certainty: 0.8,
+        remedy: vec![],
+    })
+}
+
+const fn made_up(
+    id: &'static str,
+    leads_to: &'static [Link],
+    check: fn(&Case, &NodeCase) -> Answer,
+) -> Cause {
+    Cause { id, title: "", about: "", scope: Scope::Node, leads_to, remedy: &["Break the circle."], check }
+}
+
+static A: Cause = made_up("a", &[Link::new("b", 60)], |_, _| holds("a waits for b", 0));
+static B: Cause =
+    made_up("b", &[Link::new("a", 60), Link::new(NOT_READY, 60)], |_, _| holds("b waits for a", 1));
+static C: Cause = made_up("c", &[Link::new("a", 60)], |_, _| holds("c", 0));
+static LATE: Cause = made_up("late", &[Link::new("a", 60)], |_, _| holds("late", 30));
+static EARLY: Cause = made_up("early", &[Link::new("a", 60)], |_, _| holds("early", -600));
+static SPEECHLESS: Cause = made_up("speechless", &[], |_, _| Answer::No { because: vec![] });
+
+#[test]
+fn a_circle_that_nothing_feeds_is_a_deadlock() {
+    let verdict = explain_with(&[&B, &A], &well().case());
+    assert_eq!(verdict.conclusion, Conclusion::Deadlock);
+    assert_eq!(verdict.cycles.iter().map(|cycle| ids(cycle)).collect::<Vec<_>>(), [["a", "b"]]);
+    assert!(verdict.roots.is_empty() && verdict.contributing.is_empty());
+}
+
+#[test]
+fn a_circle_that_is_fed_has_its_root_outside() {
+    let verdict = explain_with(&[&A, &B, &C], &well().case());
+    assert_eq!(
+        (verdict.conclusion, chain(&verdict)),
+        (Conclusion::Explained, vec!["c", "a", "b", "not_ready"])
+    );
+    assert_eq!((verdict.cycles.len(), contributing(&verdict)), (0, vec!["a", "b"]));
+}
+
+#[test]
+fn neither_a_later_nor_a_much_earlier_cause_feeds_anything() {
+    for outside in [&LATE, &EARLY] {
+        let verdict = explain_with(&[&A, &B, outside], &well().case());
+        assert_eq!((verdict.conclusion, contributing(&verdict)), (Conclusion::Deadlock, vec![outside.id]));
+    }
+}
+
+#[test]
+fn a_no_without_evidence_is_not_believed() {
+    let verdict = explain_with(&[&SPEECHLESS], &well().case());
+    assert!(verdict.ruled_out.is_empty());
+    assert_eq!(verdict.cannot_tell[0].cause, "speechless");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the test measures how long an explanation takes")]
+fn an_explanation_takes_no_time() {
+    let mut made = hung().ready(122, False, DOWN).to(200);
+    for n in 0..200 {
+        made = made.killed(n, kill(OomScope::Memcg, Role::Pod, "java", 1000 + u32::try_from(n).unwrap()));
+    }
+    let case = made.case();
+    let took = (0..20).map(|_| {
+        let began = std::time::Instant::now();
+        assert_eq!(explain(&case).conclusion, Conclusion::Explained);
+        began.elapsed()
+    });
+    assert!(took.min().unwrap() < Duration::from_millis(10));
+}
+
+/// One thing that may be reported of a node.
+fn report(made: Made, which: usize, second: i64) -> Made {
+    let until = if second % 2 == 0 { None } else { Some(second + 20) };
+    let found = |made: Made, collector: &str, name: &str, kind| {
+        made.found_until(collector, name, kind, "it", (second, until))
+    };
+    match which {
+        0 => found(made, "runtime", "runtime_hung", Runtime),
+        1 => found(made, "runtime", "runtime_refused", Runtime),
+        2 => found(made, "kubelet", "kubelet_absent", Kubelet),
+        3 => found(made, "cni", "cni_config_missing", Cni),
+        4 => found(made, "runtime", "runtime_network_not_ready", Cni),
+        5 => found(made, "cni", "cni_config_dir_missing", Cni),
+        6 => made.killed(second, kill(OomScope::Global, Role::Kubelet, "kubelet", 998)),
+        7 => made.killed(second, kill(OomScope::Global, Role::Runtime, "containerd", 1465)),
+        8 => made.exited(second, Role::Kubelet, "kubelet", 998),
+        9 => made.ready(second, False, DOWN),
+        10 => made.ready(second, Unknown, SILENT),
+        11 => made.ready(second, True, "kubelet is posting ready status"),
+        12 => made.renewed(second),
+        13 => made.failed("runtime"),
+        _ => found(made, "kubelet", "kubelet_stopped", Kubelet),
+    }
+}
+
+fn any_case() -> impl Strategy<Value = Made> {
+    proptest::collection::vec((0_usize..15, -300_i64..100), 0..12)
+        .prop_map(|told| told.into_iter().fold(well(), |made, (which, second)| report(made, which, second)))
+}
+
+fn told_again(made: &Made, order: u64) -> Case {
+    // Put together by hand, as by somebody who does not use the builder: out of order and with repeats.
+    let mut case = made.clone().case();
+    let node = case.nodes.get_mut(NODE).unwrap();
+    fn stir<T: Clone>(list: &mut Source<Vec<T>>, order: u64) {
+        if let Source::Known(list) = list {
+            let again: Vec<T> = list.iter().step_by(2).cloned().collect();
+            list.extend(again);
+            let turn = usize::try_from(order).unwrap_or(0) % list.len().max(1);
+            list.rotate_left(turn);
+            if order % 2 == 0 {
+                list.reverse();
+            }
+        }
+    }
+    stir(&mut node.findings, order);
+    stir(&mut node.events, order);
+    stir(&mut node.facts, order);
+    case
+}
+
+proptest! {
+    #[test]
+    fn order_and_repeats_never_change_a_verdict(made in any_case(), order in 0_u64..1000) {
+        let verdict = explain(&made.clone().case());
+        let again = told_again(&made, order);
+        prop_assert_eq!(&explain(&again), &verdict);
+        // Nor does the way through a file.
+        let json = serde_json::to_string(&again).unwrap();
+        prop_assert_eq!(&explain(&crate::read_case(&json).unwrap()), &verdict);
+        // Nor the order of the catalogue.
+        let mut causes: Vec<&'static Cause> = ALL.to_vec();
+        causes.reverse();
+        prop_assert_eq!(&explain_with(&causes, &again), &verdict);
+    }
+
+    #[test]
+    fn every_verdict_is_whole(made in any_case()) {
+        let verdict = explain(&made.case());
+        for root in &verdict.roots {
+            prop_assert!(!root.because.is_empty() && !root.remedy.is_empty());
+            prop_assert!((0.0..=1.0).contains(&root.certainty));
+            prop_assert_eq!(&root.chain[0].id, &root.cause);
+            prop_assert_eq!(&root.chain.last().unwrap().id, NOT_READY);
+        }
+        let said = verdict.roots.iter().map(|root| &root.cause)
+            .chain(verdict.contributing.iter().map(|held| &held.cause))
+            .chain(verdict.ruled_out.iter().map(|out| &out.cause))
+            .chain(verdict.cannot_tell.iter().map(|out| &out.cause));
+        let mut said: Vec<&String> = said.collect();
+        said.sort();
+        let all: Vec<&str> = ALL.iter().map(|cause| cause.id).collect();
+        // Each cause stands in one place, and none is forgotten.
+        prop_assert_eq!(said, all);
+        prop_assert!(verdict.conclusion != Conclusion::Healthy || verdict.ready == Some(True));
+        prop_assert_eq!(verdict.conclusion == Conclusion::Explained, !verdict.roots.is_empty());
+    }
+}
