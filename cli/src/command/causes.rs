@@ -50,7 +50,7 @@ pub(super) fn run(asked: &Causes, screen: Screen) -> anyhow::Result<Told> {
     print(&match (asked.output, asked.id.is_some()) {
         (Form::Json, false) => json(&causes.iter().map(|cause| document(cause)).collect::<Vec<_>>())?,
         (Form::Json, true) => json(&causes.first().map(|cause| document(cause)))?,
-        (Form::Markdown, _) => crate::diagnosis::markdown(&causes),
+        (Form::Markdown, _) => crate::diagnosis::markdown(asked.id.as_deref()),
         (Form::Text, false) => list(&causes, screen.style),
         (Form::Text, true) => causes.iter().map(|cause| page(cause, screen.style)).collect(),
     })?;
