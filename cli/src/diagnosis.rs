@@ -1,7 +1,7 @@
 //! What the command line asks of `nodewhy-diagnosis`, in one place.
 
 use anyhow::Context;
-use nodewhy_diagnosis::{Case, Cause, causes};
+use nodewhy_diagnosis::{Case, Cause, Unready, causes};
 use nodewhy_proto::Verdict;
 
 /// The catalogue of causes.
@@ -19,13 +19,28 @@ pub fn explain(json: &str) -> anyhow::Result<(Case, Verdict)> {
     Ok((case, verdict))
 }
 
-/// The causes that lead where this one leads: those that are most easily taken for it.
+/// The causes that are most easily taken for this one: those that stand next to it in the graph, and those that
+/// leave the same Ready condition behind, with a word in common.
 pub fn look_alikes(cause: &str) -> Vec<&'static str> {
     let all = catalogue();
-    let Some(root) = all.iter().find(|known| known.id == cause) else { return Vec::new() };
-    let leads =
-        |other: &Cause| other.leads_to.iter().any(|link| root.leads_to.iter().any(|own| own.to == link.to));
-    all.iter().filter(|other| other.id != cause && leads(other)).map(|other| other.id).collect()
+    let Some(root) = causes::named(cause) else { return Vec::new() };
+    let near = |other: &Cause| leads(root, other) || leads(other, root) || shown_alike(root, other);
+    all.iter().filter(|other| other.id != cause && near(other)).map(|other| other.id).collect()
+}
+
+fn leads(from: &Cause, to: &Cause) -> bool {
+    from.leads_to.iter().any(|link| link.to == to.id)
+}
+
+fn shown_alike(one: &Cause, other: &Cause) -> bool {
+    let ready = |cause: &Cause| cause.leads_to.iter().find_map(|link| link.shows).map(|shows| shows.ready);
+    match (ready(one), ready(other)) {
+        (Some(Unready::Unknown), Some(Unready::Unknown)) => true,
+        (Some(Unready::False(words)), Some(Unready::False(others))) => {
+            words.iter().any(|word| others.contains(word))
+        }
+        _ => false,
+    }
 }
 
 /// The causes' pages as Markdown: docs/causes.md, or one section of it.
@@ -66,6 +81,10 @@ mod tests {
     fn a_look_alike_leads_where_the_cause_leads() {
         assert!(look_alikes("containerd_hung").contains(&"containerd_dead"));
         assert!(!look_alikes("containerd_hung").contains(&"containerd_hung"));
+        assert!(
+            !look_alikes("containerd_hung").contains(&"cni_config_missing"),
+            "Ready says something else then"
+        );
         assert!(look_alikes("unheard_of").is_empty());
     }
 

@@ -14,7 +14,11 @@ use nodewhy::client::{Client, Who};
 use nodewhy::up::text;
 use nodewhy::watch::Watch;
 use nodewhy_clock::Clock;
-use nodewhy_proto::{ConditionStatus, NodeSummary, Outcome};
+use nodewhy_diagnosis::{Case, NodeCase, Source};
+use nodewhy_proto::{
+    Condition, ConditionStatus, Evidence, Fact, FactBody, Finding, NodeId, NodeSummary, Outcome, Severity,
+    Subject, SubjectKind,
+};
 
 #[path = "whole/fake.rs"]
 mod fake;
@@ -148,6 +152,86 @@ fn something_else_behind_the_socket_is_told_as_such() {
     let odd = nodewhy(&socket, &["nodes"]);
     let error = String::from_utf8_lossy(&odd.stderr).into_owned();
     assert!(error.contains("cannot understand the aggregator's answer to /api/v1/nodes"), "{error}");
+}
+
+/// A case of the real catalogue: a stopped containerd, the node Ready still, no word from elsewhere.
+fn hung_case() -> Case {
+    let began = verdicts::at("03:14:27");
+    let socket = "/run/containerd/containerd.sock";
+    let finding = Finding {
+        id: "runtime_hung@1".to_owned(),
+        finding: "runtime_hung".to_owned(),
+        collector: "runtime".to_owned(),
+        subject: Subject::new(SubjectKind::Runtime, socket),
+        severity: Severity::Critical,
+        began,
+        noticed: verdicts::at("03:14:37"),
+        ended: None,
+        summary: format!("{socket} has not answered Version for 14 s; process 812 is stopped (state T)"),
+        evidence: vec![Evidence::new("Version unanswered for 14 s", format!("CRI Version on {socket}"))],
+    };
+    let ready = Condition {
+        kind: "Ready".to_owned(),
+        status: ConditionStatus::True,
+        reason: "KubeletReady".to_owned(),
+        message: "kubelet is posting ready status".to_owned(),
+        last_transition: Some(verdicts::at("01:00:00")),
+    };
+    let fact = Fact { observed: began, source: "Node worker-7".to_owned(), body: FactBody::Condition(ready) };
+    let collectors = ["pressure", "memory", "oom", "runtime", "kubelet", "cni"];
+    let node = NodeCase::of(NodeId { name: "worker-7".to_owned(), ..Default::default() })
+        .findings(Source::Known(vec![finding]))
+        .events(Source::Known(Vec::new()))
+        .collectors(Source::Known(
+            collectors.into_iter().map(|name| (name.to_owned(), Outcome::Read)).collect(),
+        ))
+        .facts(Source::Known(vec![fact]))
+        .build()
+        .unwrap();
+    let case = Case::about("worker-7").window(verdicts::at("03:00:00"), verdicts::at("03:14:41")).node(node);
+    case.cluster(Source::missing("not asked in this test")).build().unwrap()
+}
+
+#[test]
+fn a_recorded_case_is_explained_from_a_file_and_from_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("case.json");
+    std::fs::write(&file, serde_json::to_string(&hung_case()).unwrap()).unwrap();
+    let nowhere = Path::new("/nonexistent");
+    let text = stdout(&nodewhy(nowhere, &["explain", folder.path().to_str().unwrap()]));
+    assert!(text.starts_with("worker-7   sick 14s   still Ready since 01:00:00"), "{text}");
+    assert!(
+        text.contains("WHY  The container runtime hangs")
+            && text.contains("in 1m41s: Ready is expected to turn False"),
+        "{text}"
+    );
+    assert!(text.contains("--all") && text.contains("nodewhy causes containerd_hung"), "{text}");
+    let at = |cause: &str| text.find(cause).unwrap();
+    assert!(at("containerd_dead ") < at("cni_config_invalid "), "look-alikes come first: {text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    let of_file = stdout(&nodewhy(nowhere, &["explain", file.to_str().unwrap()]));
+    assert_eq!(text.split("MORE").next(), of_file.split("MORE").next());
+    assert!(of_file.contains(&format!("nodewhy explain {} --all", file.display())), "{of_file}");
+    let verdict: serde_json::Value =
+        serde_json::from_str(&stdout(&nodewhy(nowhere, &["explain", file.to_str().unwrap(), "-o", "json"])))
+            .unwrap();
+    assert_eq!(verdict["roots"][0]["cause"], "containerd_hung");
+    assert_eq!(nodewhy(nowhere, &["explain", "--exit-code", file.to_str().unwrap()]).status.code(), Some(3));
+}
+
+#[test]
+fn the_catalogue_is_told() {
+    let nowhere = Path::new("/nonexistent");
+    let list = stdout(&nodewhy(nowhere, &["causes"]));
+    assert!(list.contains("\noom_kills_kubelet  "), "{list}");
+    let page = stdout(&nodewhy(nowhere, &["causes", "containerd_hung"]));
+    assert!(page.contains("LEADS TO  Ready False, as a rule") && page.contains("\nDO  "), "{page}");
+    let all: serde_json::Value =
+        serde_json::from_str(&stdout(&nodewhy(nowhere, &["causes", "-o", "json"]))).unwrap();
+    assert_eq!(all.as_array().unwrap().len(), nodewhy_diagnosis::causes::ALL.len());
+    let unknown = nodewhy(nowhere, &["causes", "contanerd_hung"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("did you mean containerd_hung"), "{unknown:?}");
 }
 
 /// The lines of `up`, from stand-ins whose answers change while it runs.

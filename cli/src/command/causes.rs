@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use nodewhy_diagnosis::{Cause, NOT_READY};
+use nodewhy_diagnosis::{Cause, Link, NOT_READY, Unready};
 use serde::Serialize;
 
 use super::output::{Screen, json};
@@ -112,16 +112,19 @@ fn page(cause: &Cause, style: Style) -> String {
 
 /// `LEADS TO  containerd_dead within 60 s`
 fn leads(cause: &Cause) -> Vec<(&'static str, String)> {
-    let to = |id: &'static str| if id == NOT_READY { "the loss of Ready" } else { id };
-    cause
-        .leads_to
-        .iter()
-        .enumerate()
-        .map(|(index, link)| {
-            (
-                if index == 0 { "LEADS TO" } else { "" },
-                format!("{} within {} s", to(link.to), link.within.as_secs()),
-            )
-        })
-        .collect()
+    let links = cause.leads_to.iter().enumerate();
+    links.map(|(index, link)| (if index == 0 { "LEADS TO" } else { "" }, arrow(link))).collect()
+}
+
+fn arrow(link: &Link) -> String {
+    let within = link.within.as_secs();
+    match (link.to, link.shows) {
+        (NOT_READY, Some(shows)) => {
+            let status = if shows.ready == Unready::Unknown { "Unknown" } else { "False" };
+            let (soonest, usually) = (shows.soonest.as_secs(), shows.usually_by.as_secs());
+            format!("Ready {status}, as a rule {soonest} to {usually} s after, {within} s at most")
+        }
+        (NOT_READY, None) => format!("the loss of Ready within {within} s"),
+        (id, _) => format!("{id} within {within} s"),
+    }
 }

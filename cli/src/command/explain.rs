@@ -36,7 +36,13 @@ pub(super) fn run(asked: &Explain, screen: Screen) -> anyhow::Result<Told> {
             let near =
                 verdict.roots.first().map(|root| diagnosis::look_alikes(&root.cause)).unwrap_or_default();
             // A case's "now" is its window's end, however long ago that is.
-            let answer = Answer { near: &near, all: asked.all, ..Answer::of(&verdict, case.window.to) };
+            let again = format!("nodewhy explain {}", asked.path.display());
+            let answer = Answer {
+                near: &near,
+                again: Some(&again),
+                all: asked.all,
+                ..Answer::of(&verdict, case.window.to)
+            };
             why::page(answer, screen.style).text(screen.style)
         }
     })?;

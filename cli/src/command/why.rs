@@ -105,8 +105,11 @@ fn tell(
         Format::Json => json(&document(verdict, incident))?,
         Format::Text => {
             let near = verdict.roots.first().map(|root| look_alikes(&root.cause)).unwrap_or_default();
-            why::page(Answer { verdict, incident, now, near: &near, all: asked.all }, screen.style)
-                .text(screen.style)
+            why::page(
+                Answer { verdict, incident, now, near: &near, again: None, all: asked.all },
+                screen.style,
+            )
+            .text(screen.style)
         }
     })?;
     let over = incident.is_some_and(|(incident, _)| incident.ended.is_some());

@@ -106,7 +106,8 @@ impl Screen {
         let snapshot = self.snapshot.as_ref()?;
         let verdict = snapshot.verdict()?;
         let near = verdict.roots.first().map(|root| look_alikes(&root.cause)).unwrap_or_default();
-        let answer = Answer { verdict, incident: snapshot.open_incident(), now, near: &near, all: true };
+        let answer =
+            Answer { verdict, incident: snapshot.open_incident(), now, near: &near, again: None, all: true };
         Some(why::page(answer, style))
     }
 

@@ -35,8 +35,10 @@ pub(super) fn draw(page: &mut Page, answer: Answer<'_>, root: &RootCause, told: 
             page.hang(style.width, &under, &further, &source(piece), Paint::Faint);
         }
         let shown = if answer.all { usize::MAX } else { EVIDENCE_A_STEP };
-        let untold =
-            step.evidence.iter().filter(|piece| Some(piece.text.as_str()) != told && piece.text != step.text);
+        let untold = step
+            .evidence
+            .iter()
+            .filter(|piece| answer.all || !(is_told(&piece.text, told) || piece.text == step.text));
         for piece in untold.filter(|piece| Some(piece.text.as_str()) != used).take(shown) {
             hang_evidence(page, &under, &further, piece, style);
         }
@@ -85,18 +87,25 @@ impl Place {
 fn headline<'a>(step: &'a Step, answer: Answer<'_>, told: Option<&str>) -> (String, Option<&'a str>) {
     let elsewhere = if step.node == answer.verdict.node { String::new() } else { format!("{}: ", step.node) };
     if !step.happened {
-        return (format!("{elsewhere}{} {}", expected(step.at, answer.now), step.text), None);
+        let expected = expected(step, answer.now);
+        return (format!("{elsewhere}{expected} {}", step.text), None);
     }
-    let other = step.evidence.iter().map(|piece| piece.text.as_str()).find(|text| *text != step.text);
+    let other = step.evidence.iter().map(|piece| piece.text.as_str()).find(|text| !is_told(text, told));
     match other.filter(|_| told == Some(step.text.as_str())) {
         Some(text) => (format!("{elsewhere}{text}"), Some(text)),
         None => (format!("{elsewhere}{}", step.text), None),
     }
 }
 
+/// Whether the page has this text already, alone or within a longer one.
+fn is_told(text: &str, told: Option<&str>) -> bool {
+    told.is_some_and(|told| told.contains(text))
+}
+
 /// A step that the chain leads to next is told as such, and so is one that is overdue.
-fn expected(at: Option<Timestamp>, now: Timestamp) -> String {
-    match at {
+fn expected(step: &Step, now: Timestamp) -> String {
+    match step.at {
+        Some(at) if at > now && step.text.contains("expected") => format!("in {}:", lasted(now, at)),
         Some(at) if at > now => format!("expected in {}:", lasted(now, at)),
         Some(at) => format!("expected {} ago, not seen:", lasted(at, now)),
         None => "expected:".to_owned(),

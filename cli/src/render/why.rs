@@ -21,6 +21,8 @@ pub struct Answer<'a> {
     pub now: Timestamp,
     /// The causes that are most easily taken for the root, by id: they come first under NOT.
     pub near: &'a [&'a str],
+    /// The command that shows this page; `None`: `nodewhy why`, and the incident or the node.
+    pub again: Option<&'a str>,
     /// Everything, not only the nearest and the first.
     pub all: bool,
 }
@@ -28,7 +30,7 @@ pub struct Answer<'a> {
 impl<'a> Answer<'a> {
     /// The answer of a verdict that belongs to no incident.
     pub fn of(verdict: &'a Verdict, now: Timestamp) -> Answer<'a> {
-        Answer { verdict, incident: None, now, near: &[], all: false }
+        Answer { verdict, incident: None, now, near: &[], again: None, all: false }
     }
 }
 
@@ -87,13 +89,15 @@ fn explained(page: &mut Page, answer: Answer<'_>, style: Style) {
     let verdict = answer.verdict;
     for (index, root) in verdict.roots.iter().enumerate() {
         page.gap();
-        let elsewhere = if is_elsewhere(root, verdict) { "Not this node. " } else { "" };
+        let said = root.title.starts_with("Not this node");
+        let elsewhere = if is_elsewhere(root, verdict) && !said { "Not this node. " } else { "" };
         let label = if index == 0 { "WHY" } else { "ALSO" };
         let sure = if index == 0 { String::new() } else { format!(" (sure {:.2})", root.certainty) };
         labelled(page, style, label, &format!("{elsewhere}{}{sure}", sentence(&root.title)), Paint::Strong);
         let second = second_line(root);
         if let Some(text) = second {
-            page.hang(style.width, &indent(), &indent(), &sentence(text), Paint::Plain);
+            let text = sentence(without_title(text, &root.title));
+            page.hang(style.width, &indent(), &indent(), &text, Paint::Plain);
         }
         if !root.chain.is_empty() {
             page.gap();
@@ -167,16 +171,21 @@ fn more(page: &mut Page, answer: Answer<'_>, style: Style) {
     let verdict = answer.verdict;
     let mut commands = Vec::new();
     if !answer.all && verdict.conclusion != Conclusion::Healthy {
-        let of = match answer.incident {
-            Some((incident, _)) if incident.ended.is_some() => format!("--incident {}", incident.id),
-            _ => verdict.node.clone(),
+        let again = match (answer.again, answer.incident) {
+            (Some(again), _) => again.to_owned(),
+            (None, Some((incident, _))) if incident.ended.is_some() => {
+                format!("nodewhy why --incident {}", incident.id)
+            }
+            _ => format!("nodewhy why {}", verdict.node),
         };
-        commands.push(format!("nodewhy why {of} --all"));
+        commands.push(format!("{again} --all"));
     }
     if let Some(root) = verdict.roots.first() {
         commands.push(format!("nodewhy causes {}", root.cause));
     }
-    commands.push("nodewhy incidents".to_owned());
+    if answer.again.is_none() {
+        commands.push("nodewhy incidents".to_owned());
+    }
     // A command is copied whole: it never breaks at the line's end if a line can hold it.
     let mut lines: Vec<String> = Vec::new();
     for command in commands {
@@ -199,6 +208,16 @@ fn second_line(root: &RootCause) -> Option<&str> {
     let shown = |text: &str| root.chain.iter().any(|step| step.text == text || has(&step.evidence, text));
     let step = root.chain.first().map(|step| step.text.as_str());
     deciding.filter(|text| !shown(text)).or(step).or(deciding).filter(|text| *text != root.title)
+}
+
+/// A text that begins as its title does ("The runtime hangs: it …", "the runtime hangs: /run/… has not …") is told
+/// without that beginning.
+pub(super) fn without_title<'a>(text: &'a str, title: &str) -> &'a str {
+    let head = |text: &str| text.split(": ").next().unwrap_or(text).trim_end_matches('.').to_lowercase();
+    match text.split_once(": ") {
+        Some((_, rest)) if head(text) == head(title) => rest,
+        _ => text,
+    }
 }
 
 fn has(evidence: &[Evidence], text: &str) -> bool {
