@@ -118,14 +118,7 @@ pub fn run(up: &Up, colour: bool, runtime_dir: Option<&Path>) -> anyhow::Result<
         move |stop| nodewhy_agent::run(settings, clock, stop)
     })?;
     let aggregator = start("aggregator", &stopped, &ended, {
-        let settings = nodewhy_aggregator::Settings {
-            socket: Some(sockets.aggregator()),
-            agents: vec![AgentAddress { node: node.clone(), socket: sockets.agent() }],
-            cluster: chosen
-                .is_some()
-                .then(|| ClusterAddress { kubeconfig: up.kubeconfig.clone(), context: up.context.clone() }),
-            store: up.state_dir.as_ref().map(|folder| folder.join("incidents.sqlite")),
-        };
+        let settings = aggregator_settings(up, &sockets, &node);
         let clock = clock.clone();
         move |stop| nodewhy_aggregator::run(settings, clock, stop)
     })?;
@@ -169,6 +162,18 @@ pub fn run(up: &Up, colour: bool, runtime_dir: Option<&Path>) -> anyhow::Result<
         }
     }
     shown
+}
+
+/// Everything else stays as the aggregator has it by default.
+fn aggregator_settings(up: &Up, sockets: &Sockets, node: &str) -> nodewhy_aggregator::Settings {
+    let mut settings = nodewhy_aggregator::Settings::default();
+    let told = &mut settings;
+    told.socket = Some(sockets.aggregator());
+    told.agents = vec![AgentAddress { node: node.to_owned(), socket: sockets.agent() }];
+    told.cluster = (up.kubeconfig.is_some() || up.context.is_some())
+        .then(|| ClusterAddress { kubeconfig: up.kubeconfig.clone(), context: up.context.clone() });
+    told.store = up.state_dir.as_ref().map(|folder| folder.join("incidents.sqlite"));
+    settings
 }
 
 /// How the agent or the aggregator ended.
