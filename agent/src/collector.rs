@@ -27,6 +27,8 @@ pub struct Collector<S, R> {
     pub read: fn(&mut S, &Host) -> Result<R, ReadError>,
     /// A descriptor that becomes readable when something happened: the next read follows at once.
     pub wake: fn(&S) -> Option<BorrowedFd<'_>>,
+    /// The reading in one short line for people: `containerd 1.6.20, answers in 3 ms`. Pure.
+    pub summary: fn(&R) -> String,
     /// The reading as metrics. Pure.
     pub metrics: fn(&R, &mut Sink),
     /// What is abnormal now, and what happened since the reading before. Pure.
@@ -93,6 +95,8 @@ pub struct Happening {
 pub trait Reading: Send + Sync {
     /// As JSON, in the collector's own shape.
     fn json(&self) -> Result<serde_json::Value, serde_json::Error>;
+    /// In one short line for people.
+    fn summary(&self) -> String;
     /// As metrics.
     fn metrics(&self, sink: &mut Sink);
     /// When it was taken.
@@ -108,6 +112,10 @@ struct Taken<S: 'static, R: 'static> {
 impl<S, R: Serialize + Send + Sync> Reading for Taken<S, R> {
     fn json(&self) -> Result<serde_json::Value, serde_json::Error> {
         serde_json::to_value(&self.reading)
+    }
+
+    fn summary(&self) -> String {
+        (self.collector.summary)(&self.reading)
     }
 
     fn metrics(&self, sink: &mut Sink) {

@@ -5,6 +5,11 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
+pub mod get;
+pub mod kmsg;
+pub mod process;
+pub mod wake;
+
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
@@ -186,6 +191,15 @@ impl Host {
         let path = path.as_ref();
         String::from_utf8(self.read_bytes(path)?)
             .map_err(|error| ReadError::malformed(path, format!("not UTF-8: {error}")))
+    }
+
+    /// Whether there is anything at this path.
+    ///
+    /// # Errors
+    /// It cannot be told: a folder above it may not be entered, the disk does not answer.
+    pub fn exists(&self, path: impl AsRef<Path>) -> Result<bool, ReadError> {
+        let path = path.as_ref();
+        self.path(path).try_exists().map_err(|error| ReadError::from_io("look at", path, error))
     }
 
     /// The names in a folder, sorted.

@@ -1,10 +1,20 @@
-//! What the agent is told: flags, environment, one TOML file.
+//! What the agent is told: flags, then environment, then one TOML file, then defaults.
+//!
+//! One struct is both the flags and the file, so that neither can know what the other does not.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::collect::COLLECTORS;
 use crate::host::Places;
+use crate::serve::{DEFAULT_PORT, DEFAULT_SOCKET};
+use crate::thresholds::Overrides;
 
 /// Everything that the agent can be told.
 #[derive(Clone, Debug)]
@@ -23,6 +33,8 @@ pub struct Settings {
     pub disabled: BTreeSet<String>,
     /// Where things stand on this node.
     pub places: Places,
+    /// Limits that are set here, over the kubelet's and over nodewhy's own.
+    pub thresholds: Overrides,
 }
 
 impl Default for Settings {
@@ -35,6 +47,390 @@ impl Default for Settings {
             token_file: None,
             disabled: BTreeSet::new(),
             places: Places::default(),
+            thresholds: Overrides::default(),
         }
+    }
+}
+
+/// Reads this node and says what is abnormal, as metrics, as JSON, as events.
+#[derive(Debug, Parser)]
+#[command(name = "nodewhy-agent", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do; without one the agent runs until it is told to stop.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The TOML file with settings: the same names as the flags, with `_` for `-`.
+    #[arg(long, env = "NODEWHY_CONFIG", value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Say whether flags, environment and file can be understood, print what they come to, and end.
+    #[arg(long)]
+    pub check_config: bool,
+    /// How much is logged: error, warn, info, debug, trace.
+    #[arg(long, env = "NODEWHY_LOG", default_value = "info", global = true)]
+    pub log: tracing::Level,
+    /// The rest.
+    #[command(flatten)]
+    pub told: Told,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Read everything once, print it with what is abnormal first, and end.
+    Once {
+        /// For people, or the documents.
+        #[arg(long, short, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// What flags, environment or file say; `None`: nothing.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Told {
+    /// The node's name in the cluster [default: the host's name]
+    #[arg(long, env = "NODEWHY_NODE_NAME", global = true)]
+    pub node_name: Option<String>,
+    /// The folder that the host is read from; in a container where the host is mounted [default: /]
+    #[arg(long, env = "NODEWHY_HOST_ROOT", value_name = "DIR", global = true)]
+    pub host_root: Option<PathBuf>,
+    /// The Unix socket (mode 0600) to serve on [default: /run/nodewhy/agent.sock]
+    #[arg(long, env = "NODEWHY_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The loopback address to serve on too, as 127.0.0.1[:10977]; needs --token-file
+    #[arg(long, env = "NODEWHY_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// The file with the bearer token for --listen; readable by its owner alone
+    #[arg(long, env = "NODEWHY_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Collectors to switch off, separated by commas
+    #[arg(long, env = "NODEWHY_DISABLE", value_name = "NAMES", value_delimiter = ',', global = true)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disable: Vec<String>,
+    /// The runtime's CRI socket [default: from the kubelet's settings, then the usual places]
+    #[arg(long, env = "NODEWHY_RUNTIME_SOCKET", value_name = "PATH", global = true)]
+    pub runtime_socket: Option<PathBuf>,
+    /// The folder of CNI configurations [default: /etc/cni/net.d]
+    #[arg(long, env = "NODEWHY_CNI_CONF_DIR", value_name = "DIR", global = true)]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// A folder of CNI plugins; may be repeated [default: /opt/cni/bin /usr/lib/cni /usr/libexec/cni]
+    #[arg(
+        long = "cni-bin-dir",
+        env = "NODEWHY_CNI_BIN_DIRS",
+        value_name = "DIR",
+        value_delimiter = ':',
+        global = true
+    )]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cni_bin_dirs: Vec<PathBuf>,
+    /// Where the kubelet's ping answers [default: 127.0.0.1:10248]
+    #[arg(long, env = "NODEWHY_KUBELET_HEALTHZ", value_name = "ADDRESS", global = true)]
+    pub kubelet_healthz: Option<SocketAddr>,
+    /// The kubelet's root folder [default: /var/lib/kubelet]
+    #[arg(long, env = "NODEWHY_KUBELET_ROOT", value_name = "DIR", global = true)]
+    pub kubelet_root: Option<PathBuf>,
+    /// Limits, in the file alone.
+    #[arg(skip)]
+    #[serde(default)]
+    pub thresholds: Overrides,
+}
+
+/// Every key of the file, for naming the nearest one to a mistyped key.
+const KEYS: &[&str] = &[
+    "node_name",
+    "host_root",
+    "socket",
+    "listen",
+    "token_file",
+    "disable",
+    "runtime_socket",
+    "cni_conf_dir",
+    "cni_bin_dirs",
+    "kubelet_healthz",
+    "kubelet_root",
+    THRESHOLDS,
+];
+/// The table of limits: in the file alone.
+const THRESHOLDS: &str = "thresholds";
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A file cannot be read.
+    #[error("cannot read {what} {path}: {error}")]
+    Unreadable {
+        /// What it is.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// The kernel's word.
+        error: std::io::Error,
+    },
+    /// The file is no TOML, or a value has another type.
+    #[error("cannot understand {path}: {what}")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        what: String,
+    },
+    /// A key or name that nobody knows.
+    #[error("{place}: {what} {name:?} is not known; {nearest}")]
+    Unknown {
+        /// Where it stands.
+        place: String,
+        /// What it is: `key`, `collector`.
+        what: &'static str,
+        /// The word.
+        name: String,
+        /// The nearest known one, or all of them.
+        nearest: String,
+    },
+    /// A value that makes no sense.
+    #[error("{0}")]
+    Senseless(String),
+}
+
+impl Told {
+    /// What the file says.
+    ///
+    /// # Errors
+    /// It cannot be read, is no TOML, has an unknown key, or a value of another type.
+    pub fn from_file(path: &Path) -> Result<Told, SettingsError> {
+        Told::from_toml(&read(path, "the configuration")?, path)
+    }
+
+    fn from_toml(text: &str, path: &Path) -> Result<Told, SettingsError> {
+        let malformed = |error: toml::de::Error| SettingsError::Malformed {
+            path: path.to_owned(),
+            what: error.to_string().trim_end().to_owned(),
+        };
+        let table: BTreeMap<String, toml::Value> = toml::from_str(text).map_err(malformed)?;
+        for (key, value) in &table {
+            check_known(KEYS.iter().copied(), key, "key", path.display().to_string())?;
+            if let (THRESHOLDS, Some(limits)) = (key.as_str(), value.as_table()) {
+                let place = format!("{} [{THRESHOLDS}]", path.display());
+                for limit in limits.keys() {
+                    check_known(Overrides::NAMES.iter().copied(), limit, "limit", place.clone())?;
+                }
+            }
+        }
+        toml::from_str(text).map_err(malformed)
+    }
+
+    /// This, and where it says nothing, `other`.
+    #[must_use]
+    pub fn or(self, other: Told) -> Told {
+        let either = |mine: Vec<_>, others: Vec<_>| if mine.is_empty() { others } else { mine };
+        let either_paths = |mine: Vec<_>, others: Vec<_>| if mine.is_empty() { others } else { mine };
+        Told {
+            node_name: self.node_name.or(other.node_name),
+            host_root: self.host_root.or(other.host_root),
+            socket: self.socket.or(other.socket),
+            listen: self.listen.or(other.listen),
+            token_file: self.token_file.or(other.token_file),
+            disable: either(self.disable, other.disable),
+            runtime_socket: self.runtime_socket.or(other.runtime_socket),
+            cni_conf_dir: self.cni_conf_dir.or(other.cni_conf_dir),
+            cni_bin_dirs: either_paths(self.cni_bin_dirs, other.cni_bin_dirs),
+            kubelet_healthz: self.kubelet_healthz.or(other.kubelet_healthz),
+            kubelet_root: self.kubelet_root.or(other.kubelet_root),
+            thresholds: other.thresholds,
+        }
+    }
+
+    /// As settings.
+    ///
+    /// # Errors
+    /// A collector that does not exist, an address that is none, a root that is not absolute.
+    pub fn settings(self) -> Result<Settings, SettingsError> {
+        for name in &self.disable {
+            let known = COLLECTORS.iter().map(|collector| collector.name());
+            check_known(known, name, "collector", "disable".to_owned())?;
+        }
+        let usual = Places::default();
+        let settings = Settings {
+            node_name: self.node_name,
+            host_root: self.host_root.unwrap_or_else(|| "/".into()),
+            listen: self.listen.as_deref().map(address).transpose()?,
+            socket: Some(self.socket.unwrap_or_else(|| DEFAULT_SOCKET.into())),
+            token_file: self.token_file,
+            disabled: self.disable.into_iter().collect(),
+            places: Places {
+                runtime_socket: self.runtime_socket,
+                cni_conf_dir: self.cni_conf_dir.unwrap_or(usual.cni_conf_dir),
+                cni_bin_dirs: if self.cni_bin_dirs.is_empty() {
+                    usual.cni_bin_dirs
+                } else {
+                    self.cni_bin_dirs
+                },
+                kubelet_healthz: self.kubelet_healthz.unwrap_or(usual.kubelet_healthz),
+                kubelet_root: self.kubelet_root.unwrap_or(usual.kubelet_root),
+            },
+            thresholds: self.thresholds,
+        };
+        if !settings.host_root.is_absolute() {
+            let root = settings.host_root.display();
+            return Err(SettingsError::Senseless(format!(
+                "host_root {root:?} must be an absolute path, as /host"
+            )));
+        }
+        Ok(settings)
+    }
+}
+
+impl Settings {
+    /// The bearer token, from its file.
+    ///
+    /// # Errors
+    /// It cannot be read, others may read it too, or it is too short to be a secret.
+    pub fn token(&self) -> Result<Option<Arc<str>>, SettingsError> {
+        let Some(path) = &self.token_file else { return Ok(None) };
+        let unreadable = |error| SettingsError::Unreadable { what: "the token", path: path.clone(), error };
+        let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode();
+        let shown = path.display();
+        if mode & 0o077 != 0 {
+            let what = format!(
+                "the token file {shown} has mode {:o}: others can read it; chmod 600 it",
+                mode & 0o777
+            );
+            return Err(SettingsError::Senseless(what));
+        }
+        let text = read(path, "the token")?;
+        let token = text.trim();
+        if token.len() < 16 {
+            let what =
+                format!("the token in {shown} has {} characters; a secret needs 16 at least", token.len());
+            return Err(SettingsError::Senseless(what));
+        }
+        Ok(Some(Arc::from(token)))
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "settings are the agent's own files, not the node's")]
+fn read(path: &Path, what: &'static str) -> Result<String, SettingsError> {
+    std::fs::read_to_string(path).map_err(|error| SettingsError::Unreadable {
+        what,
+        path: path.to_owned(),
+        error,
+    })
+}
+
+fn address(text: &str) -> Result<SocketAddr, SettingsError> {
+    let alone = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DEFAULT_PORT));
+    text.parse().or(alone).map_err(|_| {
+        SettingsError::Senseless(format!(
+            "listen {text:?} is no address: write it as 127.0.0.1:{DEFAULT_PORT}"
+        ))
+    })
+}
+
+fn check_known<'a>(
+    known: impl Iterator<Item = &'a str>,
+    name: &str,
+    what: &'static str,
+    place: String,
+) -> Result<(), SettingsError> {
+    let known: Vec<&str> = known.collect();
+    if known.contains(&name) {
+        return Ok(());
+    }
+    let close = |candidate: &&&str| strsim::damerau_levenshtein(candidate, name);
+    let nearest = match known.iter().min_by_key(close) {
+        Some(nearest) if close(&nearest) <= 4 => format!("did you mean {nearest:?}?"),
+        _ => format!("known are {}", known.join(", ")),
+    };
+    Err(SettingsError::Unknown { place, what, name: name.to_owned(), nearest })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn from(text: &str) -> Result<Told, String> {
+        Told::from_toml(text, Path::new("nodewhy.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_flag_is_a_key_and_every_key_a_flag() {
+        let only_flags = ["config", "check_config", "log", "help", "version"];
+        let command = Cli::command();
+        let mut flags: Vec<String> = command
+            .get_arguments()
+            .map(|argument| argument.get_id().to_string())
+            .filter(|id| !only_flags.contains(&id.as_str()))
+            .collect();
+        flags.sort();
+        let mut keys: Vec<&str> = KEYS.iter().copied().filter(|key| *key != THRESHOLDS).collect();
+        keys.sort_unstable();
+        assert_eq!(flags, keys);
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_known() {
+        assert_eq!(
+            from("host_rot = \"/host\"").unwrap_err(),
+            "nodewhy.toml: key \"host_rot\" is not known; did you mean \"host_root\"?"
+        );
+        assert!(from("completely_else = 1").unwrap_err().contains("known are node_name, "));
+        assert_eq!(
+            from("[thresholds]\nruntime_hung_second = 3").unwrap_err(),
+            "nodewhy.toml [thresholds]: limit \"runtime_hung_second\" is not known; did you mean \
+             \"runtime_hung_seconds\"?"
+        );
+        let limits = from("[thresholds]\nruntime_hung_seconds = 3.5").unwrap().settings().unwrap().thresholds;
+        assert_eq!(limits.runtime_hung_seconds, Some(3.5));
+        assert!(from("host_root = 7").unwrap_err().contains("expected path string"));
+        assert!(from("host_root = ").unwrap_err().starts_with("cannot understand nodewhy.toml"));
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = from("node_name = \"file\"\nhost_root = \"/host\"\ndisable = [\"oom\"]").unwrap();
+        let flags = Told { node_name: Some("flag".to_owned()), ..Told::default() };
+        let settings = flags.or(file).settings().unwrap();
+        assert_eq!(settings.node_name.as_deref(), Some("flag"));
+        assert_eq!(settings.host_root, Path::new("/host"));
+        assert!(settings.disabled.contains("oom"));
+    }
+
+    #[test]
+    fn senseless_values_are_refused_in_words() {
+        let told = |text: &str| from(text).unwrap().settings().unwrap_err().to_string();
+        assert_eq!(
+            told("disable = [\"presure\"]"),
+            "disable: collector \"presure\" is not known; did you mean \"pressure\"?"
+        );
+        assert!(told("listen = \"here\"").contains("is no address: write it as 127.0.0.1:10977"));
+        assert!(told("host_root = \"host\"").contains("must be an absolute path"));
+        let listen = from("listen = \"127.0.0.1\"").unwrap().settings().unwrap().listen.unwrap();
+        assert_eq!(listen.port(), DEFAULT_PORT);
+    }
+
+    #[test]
+    fn a_token_that_others_can_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let settings = Settings { token_file: Some(path.clone()), ..Settings::default() };
+        assert!(settings.token().unwrap_err().to_string().starts_with("cannot read the token"));
+        std::fs::write(&path, "0123456789abcdef\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(settings.token().unwrap_err().to_string().contains("chmod 600"));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(settings.token().unwrap().as_deref(), Some("0123456789abcdef"));
+        std::fs::write(&path, "short").unwrap();
+        assert!(settings.token().unwrap_err().to_string().contains("16 at least"));
     }
 }

@@ -1,6 +1,20 @@
 //! The limits that this node's kubelet was configured with, each with where it comes from.
+//!
+//! In the kubelet's own order: its command line, then its configuration file with the drop-ins of `--config-dir`, then
+//! its documented default. What is set in nodewhy itself ([`Overrides`]) goes before all of them.
+
+mod config;
+mod quantity;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use nodewhy_proto::Origin;
+use serde::{Deserialize, Serialize};
+
+use crate::collect::memory;
+use crate::host::Host;
+use crate::thresholds::quantity::Amount;
 
 /// A limit and its origin.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,3 +63,112 @@ impl Default for Thresholds {
         }
     }
 }
+
+/// Limits that are set in nodewhy's own settings; `None` leaves what [`read`] finds. Each gets [`Origin::Setting`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Overrides {
+    /// See [`Thresholds::memory_available_bytes`]; it cannot be switched off here.
+    pub memory_available_bytes: Option<f64>,
+    /// See [`Thresholds::memory_full_percent`].
+    pub memory_full_percent: Option<f64>,
+    /// See [`Thresholds::cpu_some_percent`].
+    pub cpu_some_percent: Option<f64>,
+    /// See [`Thresholds::io_full_percent`].
+    pub io_full_percent: Option<f64>,
+    /// See [`Thresholds::runtime_hung_seconds`].
+    pub runtime_hung_seconds: Option<f64>,
+    /// See [`Thresholds::runtime_slow_seconds`].
+    pub runtime_slow_seconds: Option<f64>,
+}
+
+impl Overrides {
+    /// The names of all of them.
+    pub const NAMES: &[&str] = &[
+        "memory_available_bytes",
+        "memory_full_percent",
+        "cpu_some_percent",
+        "io_full_percent",
+        "runtime_hung_seconds",
+        "runtime_slow_seconds",
+    ];
+
+    /// These thresholds, with what is set here instead.
+    #[must_use]
+    pub fn over(&self, mut thresholds: Thresholds) -> Thresholds {
+        let setting = |value| Limit { value, origin: Origin::Setting };
+        if let Some(value) = self.memory_available_bytes {
+            thresholds.memory_available_bytes = Some(setting(value));
+        }
+        for (value, place) in [
+            (self.memory_full_percent, &mut thresholds.memory_full_percent),
+            (self.cpu_some_percent, &mut thresholds.cpu_some_percent),
+            (self.io_full_percent, &mut thresholds.io_full_percent),
+            (self.runtime_hung_seconds, &mut thresholds.runtime_hung_seconds),
+            (self.runtime_slow_seconds, &mut thresholds.runtime_slow_seconds),
+        ] {
+            if let Some(value) = value {
+                *place = setting(value);
+            }
+        }
+        thresholds
+    }
+}
+
+/// What this node's kubelet was configured with, as far as it could be read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Configured {
+    /// The limits.
+    pub thresholds: Thresholds,
+    /// The kubelet's root folder, where its command line moves it (`--root-dir`).
+    pub kubelet_root: Option<PathBuf>,
+    /// Where its ping answers, where its configuration says so; `None`: the default, or switched off.
+    pub kubelet_healthz: Option<SocketAddr>,
+    /// For people: what could not be read, and what follows from that; why a limit is off.
+    pub notes: Vec<String>,
+}
+
+/// Reads the kubelet's command line and configuration. Searches /proc once: for the agent's start, and again when the
+/// kubelet was started anew.
+pub fn read(host: &Host) -> Configured {
+    let config = config::read(host);
+    let mut notes = config.notes;
+    let memory_available_bytes = match config.memory_available {
+        config::MemoryAvailable::Default => Thresholds::default().memory_available_bytes,
+        config::MemoryAvailable::Off { why } => {
+            notes.push(format!("memory_available_low is off: {why}"));
+            None
+        }
+        config::MemoryAvailable::Set { text, origin } => match limit(&text, host) {
+            Ok(value) => value.map(|value| Limit { value, origin }),
+            Err(why) => {
+                notes.push(format!("memory_available_low is off: {why}"));
+                None
+            }
+        },
+    };
+    Configured {
+        thresholds: Thresholds { memory_available_bytes, ..Thresholds::default() },
+        kubelet_root: config.root,
+        kubelet_healthz: config.healthz,
+        notes,
+    }
+}
+
+/// `100Mi` or `5%` as bytes of this node. `None`: the kubelet ignores 0% and 100%.
+fn limit(text: &str, host: &Host) -> Result<Option<f64>, String> {
+    match quantity::amount(text)? {
+        Amount::Absolute(bytes) => Ok(Some(bytes)),
+        Amount::Percent(percent) if percent == 0.0 || percent == 100.0 => Ok(None),
+        Amount::Percent(percent) => {
+            let why =
+                |what: String| format!("memory.available is {text} of a memory that cannot be read: {what}");
+            let meminfo = host.read("/proc/meminfo").map_err(|error| why(error.to_string()))?;
+            let total = memory::total_bytes(&meminfo).map_err(why)?;
+            Ok(Some(total as f64 * percent / 100.0))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,8 @@ pub enum SubjectKind {
     ApiServer,
     /// The whole cluster.
     Cluster,
+    /// A source of the agent's, by its collector's name: reading it hangs.
+    Source,
     /// A kind that this reader does not know.
     #[serde(other)]
     Unknown,

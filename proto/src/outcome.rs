@@ -75,6 +75,9 @@ pub struct CollectorState {
     pub took_seconds: Option<f64>,
     /// Seconds between two reads.
     pub every_seconds: f64,
+    /// The newest reading in one short line for people, while the outcome is `read`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
     /// The newest successful reading, in the collector's own shape. Old when `age_seconds` is large.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reading: Option<serde_json::Value>,

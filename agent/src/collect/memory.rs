@@ -1,15 +1,22 @@
-//! Not written yet.
+//! The node's memory: `/proc/meminfo`, the counters of `/proc/vmstat` that show reclaim, and `memory.available` as the
+//! kubelet reckons it, which is what it evicts by.
 
+mod available;
+mod parse;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use nodewhy_proto::{Evidence, Severity, Subject};
 use serde::Serialize;
 
-use crate::collector::{Collector, Noticed, Pair, never_woken};
-use crate::host::{Host, ReadError};
+pub(crate) use self::parse::total_bytes;
+use crate::collector::{Abnormal, Collector, Noticed, Pair, never_woken};
+use crate::host::{Host, Kept, ReadError};
 use crate::metrics::Sink;
 use crate::thresholds::Thresholds;
 
-/// Not written yet.
+/// The node's memory, every second.
 pub static COLLECTOR: Collector<Source, Reading> = Collector {
     name: "memory",
     every: Duration::from_secs(1),
@@ -17,26 +24,243 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     open,
     read,
     wake: never_woken,
+    summary,
     metrics,
     detect,
 };
 
-/// Kept between reads.
+/// The open files.
 #[derive(Debug)]
-pub struct Source;
+pub struct Source {
+    meminfo: Kept,
+    vmstat: Kept,
+}
 
 /// One reading.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Reading {}
-
-fn open(_host: &Host) -> Result<Source, ReadError> {
-    Ok(Source)
+pub struct Reading {
+    /// `/proc/meminfo`.
+    #[serde(flatten)]
+    pub meminfo: Meminfo,
+    /// `memory.available` as the kubelet reckons it: capacity minus the working set of the root cgroup. Below the
+    /// hard threshold the kubelet evicts pods. It is neither `MemAvailable` nor `MemFree`.
+    pub kubelet_available_bytes: Option<u64>,
+    /// What it was reckoned from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubelet_available_from: Option<&'static str>,
+    /// Why it could not be reckoned; `memory_available_low` is then off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubelet_available_missing: Option<String>,
+    /// The counters of `/proc/vmstat` that are named in [`VMSTAT`]; a counter that this kernel lacks is not in here.
+    pub vmstat: BTreeMap<&'static str, u64>,
 }
 
-fn read(_source: &mut Source, _host: &Host) -> Result<Reading, ReadError> {
-    Err(ReadError::absent("not written yet"))
+/// `/proc/meminfo`, in bytes. What this kernel does not print is `None`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Meminfo {
+    /// `MemTotal`: what the kernel manages; the kubelet's capacity.
+    pub total_bytes: u64,
+    /// `MemFree`.
+    pub free_bytes: u64,
+    /// `MemAvailable`, the kernel's own estimate (since 3.14).
+    pub available_bytes: Option<u64>,
+    /// `Buffers`.
+    pub buffers_bytes: Option<u64>,
+    /// `Cached`: page cache and shared memory.
+    pub cached_bytes: Option<u64>,
+    /// `Active(file)`: page cache that was used twice. The kubelet counts it as used, though it can be reclaimed.
+    pub active_file_bytes: Option<u64>,
+    /// `Inactive(file)`.
+    pub inactive_file_bytes: Option<u64>,
+    /// `AnonPages`.
+    pub anon_bytes: Option<u64>,
+    /// `Shmem`: tmpfs and shared memory. In `Cached`, and not to be reclaimed without swap.
+    pub shmem_bytes: Option<u64>,
+    /// `Dirty`: waits to be written.
+    pub dirty_bytes: Option<u64>,
+    /// `Writeback`: is being written.
+    pub writeback_bytes: Option<u64>,
+    /// `SReclaimable`.
+    pub slab_reclaimable_bytes: Option<u64>,
+    /// `SUnreclaim`: the kernel's own, which no eviction gives back.
+    pub slab_unreclaimable_bytes: Option<u64>,
+    /// `SwapTotal`; 0 is "no swap".
+    pub swap_total_bytes: Option<u64>,
+    /// `SwapFree`.
+    pub swap_free_bytes: Option<u64>,
 }
 
-fn metrics(_reading: &Reading, _sink: &mut Sink) {}
+/// The counters that are read of `/proc/vmstat`: the kernel's name, the metric, its help. In pages or in events.
+pub static VMSTAT: &[(&str, &str, &str)] = &[
+    ("pgscan_kswapd", "nodewhy_vmstat_pgscan_kswapd_total", "Pages that kswapd looked at for reclaim."),
+    (
+        "pgscan_direct",
+        "nodewhy_vmstat_pgscan_direct_total",
+        "Pages that allocating tasks looked at themselves.",
+    ),
+    ("pgsteal_kswapd", "nodewhy_vmstat_pgsteal_kswapd_total", "Pages that kswapd reclaimed."),
+    (
+        "pgsteal_direct",
+        "nodewhy_vmstat_pgsteal_direct_total",
+        "Pages that allocating tasks reclaimed themselves.",
+    ),
+    (
+        "allocstall_dma",
+        "nodewhy_vmstat_allocstall_dma_total",
+        "Allocations that had to reclaim first: zone DMA.",
+    ),
+    (
+        "allocstall_dma32",
+        "nodewhy_vmstat_allocstall_dma32_total",
+        "Allocations that had to reclaim first: zone DMA32.",
+    ),
+    (
+        "allocstall_normal",
+        "nodewhy_vmstat_allocstall_normal_total",
+        "Allocations that had to reclaim first: zone Normal.",
+    ),
+    (
+        "allocstall_movable",
+        "nodewhy_vmstat_allocstall_movable_total",
+        "Allocations that had to reclaim first: zone Movable.",
+    ),
+    // Up to 5.8 there is one counter; from 5.9 on there are two.
+    (
+        "workingset_refault",
+        "nodewhy_vmstat_workingset_refault_total",
+        "Pages read in again soon after reclaim.",
+    ),
+    (
+        "workingset_refault_anon",
+        "nodewhy_vmstat_workingset_refault_anon_total",
+        "Anonymous pages swapped in again soon after reclaim.",
+    ),
+    (
+        "workingset_refault_file",
+        "nodewhy_vmstat_workingset_refault_file_total",
+        "File pages read in again soon after reclaim: thrashing.",
+    ),
+    ("compact_stall", "nodewhy_vmstat_compact_stall_total", "Allocations that had to compact memory first."),
+    ("compact_fail", "nodewhy_vmstat_compact_fail_total", "Compactions that did not give the wanted block."),
+    ("compact_success", "nodewhy_vmstat_compact_success_total", "Compactions that gave the wanted block."),
+    ("pswpin", "nodewhy_vmstat_pswpin_total", "Pages swapped in."),
+    ("pswpout", "nodewhy_vmstat_pswpout_total", "Pages swapped out."),
+    ("pgmajfault", "nodewhy_vmstat_pgmajfault_total", "Page faults that had to read from disk."),
+    // Since 4.13; the whole node's and cgroups' kills alike.
+    ("oom_kill", "nodewhy_vmstat_oom_kill_total", "Processes that the kernel killed for want of memory."),
+];
 
-fn detect(_pair: Pair<'_, Reading>, _thresholds: &Thresholds, _noticed: &mut Noticed) {}
+fn open(host: &Host) -> Result<Source, ReadError> {
+    Ok(Source { meminfo: host.keep("/proc/meminfo")?, vmstat: host.keep("/proc/vmstat")? })
+}
+
+fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
+    let meminfo =
+        parse::meminfo(source.meminfo.read()?).map_err(|what| ReadError::malformed("/proc/meminfo", what))?;
+    let vmstat =
+        parse::vmstat(source.vmstat.read()?).map_err(|what| ReadError::malformed("/proc/vmstat", what))?;
+    let (available, from, missing) = match available::usage(host) {
+        Ok(usage) => {
+            (Some(meminfo.total_bytes.saturating_sub(usage.working_set_bytes())), Some(usage.from), None)
+        }
+        Err(why) => (None, None, Some(why)),
+    };
+    Ok(Reading {
+        meminfo,
+        kubelet_available_bytes: available,
+        kubelet_available_from: from,
+        kubelet_available_missing: missing,
+        vmstat,
+    })
+}
+
+fn summary(reading: &Reading) -> String {
+    const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
+    let total = reading.meminfo.total_bytes as f64 / GIB;
+    match reading.meminfo.available_bytes {
+        Some(available) => format!("{:.1} of {total:.1} GiB available", available as f64 / GIB),
+        None => format!("{total:.1} GiB; this kernel does not say how much is available"),
+    }
+}
+
+fn metrics(reading: &Reading, sink: &mut Sink) {
+    let info = &reading.meminfo;
+    let gauges = [
+        ("nodewhy_memory_total_bytes", "MemTotal.", Some(info.total_bytes)),
+        ("nodewhy_memory_free_bytes", "MemFree.", Some(info.free_bytes)),
+        ("nodewhy_memory_available_bytes", "MemAvailable: the kernel's estimate.", info.available_bytes),
+        (
+            "nodewhy_memory_kubelet_available_bytes",
+            "memory.available as the kubelet reckons it, by which it evicts.",
+            reading.kubelet_available_bytes,
+        ),
+        ("nodewhy_memory_cached_bytes", "Cached: page cache and shared memory.", info.cached_bytes),
+        ("nodewhy_memory_active_file_bytes", "Active(file).", info.active_file_bytes),
+        ("nodewhy_memory_inactive_file_bytes", "Inactive(file).", info.inactive_file_bytes),
+        ("nodewhy_memory_anon_bytes", "AnonPages.", info.anon_bytes),
+        ("nodewhy_memory_shmem_bytes", "Shmem.", info.shmem_bytes),
+        ("nodewhy_memory_dirty_bytes", "Dirty.", info.dirty_bytes),
+        ("nodewhy_memory_writeback_bytes", "Writeback.", info.writeback_bytes),
+        ("nodewhy_memory_slab_unreclaimable_bytes", "SUnreclaim.", info.slab_unreclaimable_bytes),
+        ("nodewhy_memory_swap_total_bytes", "SwapTotal.", info.swap_total_bytes),
+        ("nodewhy_memory_swap_free_bytes", "SwapFree.", info.swap_free_bytes),
+    ];
+    for (name, help, value) in gauges {
+        if let Some(bytes) = value {
+            sink.gauge(name, help, bytes as f64);
+        }
+    }
+    for (field, metric, help) in VMSTAT {
+        if let Some(count) = reading.vmstat.get(field) {
+            sink.counter(metric, help, *count as f64);
+        }
+    }
+}
+
+fn detect(pair: Pair<'_, Reading>, thresholds: &Thresholds, noticed: &mut Noticed) {
+    // Both are `None` for a reason that the reading, or the thresholds' notes, tell.
+    let (Some(available), Some(limit)) =
+        (pair.now.kubelet_available_bytes, thresholds.memory_available_bytes)
+    else {
+        return;
+    };
+    let available = available as f64;
+    if available >= limit.value {
+        return;
+    }
+    let mib = |bytes: f64| bytes / (1024.0 * 1024.0);
+    let text = format!("memory.available {:.1} MiB, below {:.1} MiB", mib(available), mib(limit.value));
+    let mut evidence = vec![
+        Evidence::new(&text, pair.now.kubelet_available_from.unwrap_or("cgroup"))
+            .with_time(pair.at.wall)
+            .with_value(available, "bytes")
+            .with_threshold(limit.value, limit.origin),
+    ];
+    // Page cache in use can be the "user": the kernel could take it back, the kubelet counts it as used.
+    for (what, bytes) in [
+        ("MemAvailable", pair.now.meminfo.available_bytes),
+        ("Active(file)", pair.now.meminfo.active_file_bytes),
+    ] {
+        if let Some(bytes) = bytes {
+            let text = format!("{what} {:.1} MiB", mib(bytes as f64));
+            evidence.push(
+                Evidence::new(text, "/proc/meminfo")
+                    .with_time(pair.at.wall)
+                    .with_value(bytes as f64, "bytes"),
+            );
+        }
+    }
+    noticed.states.push(Abnormal {
+        finding: "memory_available_low",
+        subject: Subject::node(),
+        severity: Severity::Warning,
+        summary: format!("{text}: the kubelet evicts pods"),
+        evidence,
+        since: None,
+        hold: Duration::ZERO,
+        clear_after: Duration::from_secs(30),
+    });
+}
+
+#[cfg(test)]
+mod tests;

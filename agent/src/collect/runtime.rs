@@ -17,6 +17,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     open,
     read,
     wake: never_woken,
+    summary,
     metrics,
     detect,
 };
@@ -35,6 +36,10 @@ fn open(_host: &Host) -> Result<Source, ReadError> {
 
 fn read(_source: &mut Source, _host: &Host) -> Result<Reading, ReadError> {
     Err(ReadError::absent("not written yet"))
+}
+
+fn summary(_reading: &Reading) -> String {
+    String::new()
 }
 
 fn metrics(_reading: &Reading, _sink: &mut Sink) {}

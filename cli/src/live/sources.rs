@@ -1,4 +1,4 @@
-//! The sources: those that are read side by side, each of the others in a row with its reason.
+//! The sources: what each says in a line, or side by side where they say nothing, and why the others are not read.
 
 use jiff::Timestamp;
 use nodewhy_proto::{CollectorState, Outcome};
@@ -26,8 +26,20 @@ pub(super) fn rows(screen: &Screen, columns: usize, now: Timestamp) -> Rows {
                 state.collectors.iter().filter(|(name, _)| screen.matches(name)).collect();
             let (read, other): (Vec<_>, Vec<_>) =
                 shown.into_iter().partition(|(_, source)| source.outcome.is_read());
-            rows.extend(side_by_side(screen, &read, columns));
-            let names = other.iter().map(|(name, _)| width(name)).max().unwrap_or(0).min(20);
+            let (said, silent): (Vec<_>, Vec<_>) =
+                read.into_iter().partition(|(_, source)| source.summary.is_some());
+            let names = other.iter().chain(&said).map(|(name, _)| width(name)).max().unwrap_or(0).min(20);
+            for (name, source) in said {
+                let summary = source.summary.as_deref().unwrap_or_default();
+                let spans = [
+                    Span::new(" ✓ ", Paint::Well),
+                    Span::new(&format!("{}  ", pad(&clean(name), names)), Paint::Plain),
+                    Span::new(summary, Paint::Plain),
+                    Span::new(&old(source), Paint::WasSick),
+                ];
+                rows.push(paint::line(&spans, columns, screen.colour));
+            }
+            rows.extend(side_by_side(screen, &silent, columns));
             for (name, source) in other {
                 let (mark, paint) = mark(&source.outcome);
                 let why = why(&source.outcome, now);
@@ -96,7 +108,10 @@ fn took(source: &CollectorState) -> String {
         0.1..1.0 => format!(" {:.0} ms", seconds * 1000.0),
         _ => format!(" {seconds:.1} s"),
     });
+    format!("{}{}", took.unwrap_or_default(), old(source))
+}
+
+fn old(source: &CollectorState) -> String {
     let old = source.age_seconds.filter(|age| *age > OLD * source.every_seconds.max(1.0));
-    let old = old.map(|age| format!(" ({age:.0} s old)"));
-    format!("{}{}", took.unwrap_or_default(), old.unwrap_or_default())
+    old.map(|age| format!(" ({age:.0} s old)")).unwrap_or_default()
 }

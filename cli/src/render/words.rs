@@ -15,6 +15,7 @@ pub fn subject(subject: &Subject) -> String {
         SubjectKind::Cgroup => "cgroup",
         SubjectKind::ApiServer => "the API server",
         SubjectKind::Cluster => "the cluster",
+        SubjectKind::Source => "nodewhy's own source",
         SubjectKind::Unknown => "something that this version does not know",
     };
     if subject.name.is_empty() { kind.to_owned() } else { format!("{kind} {}", subject.name) }

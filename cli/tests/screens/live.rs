@@ -35,6 +35,7 @@ fn source(outcome: Outcome, reading: Option<serde_json::Value>, now: Timestamp) 
         age_seconds: Some(0.2),
         took_seconds: Some(0.000_1),
         every_seconds: 1.0,
+        summary: None,
         reading,
     }
 }
@@ -57,6 +58,9 @@ fn snapshot(now: Timestamp, memory: f64) -> Snapshot {
             source(Outcome::Failed { error: "cannot read /proc/998/stat: EACCES".to_owned() }, None, now),
         ),
     ];
+    let mut collectors = collectors;
+    collectors[1].1.summary = Some("82.1 MiB of 64.0 GiB available".to_owned());
+    collectors[3].1.summary = Some("containerd 2.1.9 answers in 3 ms".to_owned());
     let state = State {
         node: "worker-7".to_owned(),
         now,

@@ -1,0 +1,81 @@
+# The two commands of the README are `make run` and `make test`; each installs what it needs.
+#   make run    builds, and shows this machine live
+#   make demo   breaks a real container runtime (its own, private one) and shows the verdicts
+#   make test   every test
+#   make bench  the figures of docs/PERFORMANCE.md, each asserted
+#   make lint   format, clippy, dependencies: all blocking
+#   make docs   writes the generated pages of docs/
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+TARGET := target/$(shell rustc -vV | sed -n 's/^host: //p')
+TOOLS := $(CURDIR)/target/tools
+export PATH := $(TOOLS)/bin:$(PATH)
+
+# What the build needs (SQLite is compiled from C), and what the tests break and compare with.
+BUILD_PACKAGES := gcc libc6-dev
+TEST_PACKAGES := $(BUILD_PACKAGES) containerd runc containernetworking-plugins iproute2 prometheus
+BENCH_PACKAGES := $(TEST_PACKAGES) prometheus-node-exporter
+
+# Installs those of the named Debian packages that are missing, and starts none of their services.
+define install
+missing=""; for package in $(1); do \
+  dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
+done; \
+if [ -n "$$missing" ]; then echo "installing Debian packages:$$missing"; \
+  $(SUDO) apt-get update -qq; \
+  $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+fi
+endef
+
+.PHONY: help
+help:
+	@sed -n 's/^#   //p' Makefile
+
+.PHONY: run
+run:
+	@$(call install,$(BUILD_PACKAGES))
+	cargo build --release --locked -p nodewhy
+	@exec $(TARGET)/release/nodewhy up
+
+.PHONY: demo
+demo:
+	@$(call install,$(TEST_PACKAGES))
+	cargo build --release --locked -p nodewhy -p nodewhy-tests --bins
+	@exec $(TARGET)/release/demo
+
+.PHONY: test
+test: $(TOOLS)/nextest
+	@$(call install,$(TEST_PACKAGES))
+	cargo build --locked --workspace --bins
+	cargo nextest run --locked --workspace
+	cargo test --locked --workspace --doc
+
+.PHONY: bench
+bench:
+	@$(call install,$(BENCH_PACKAGES))
+	cargo build --release --locked --workspace --bins
+	@exec $(TARGET)/release/bench
+
+.PHONY: lint
+lint: $(TOOLS)/deny
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets
+	cargo deny --locked check bans licenses sources
+
+.PHONY: docs
+docs:
+	cargo run -q --locked -p nodewhy -- causes --output markdown > docs/causes.md.new
+	mv docs/causes.md.new docs/causes.md
+
+# Tools of the Rust registry that the machine may lack; a stamp, so that it is looked at once.
+$(TOOLS)/nextest:
+	@command -v cargo-nextest >/dev/null || cargo install --locked --root $(TOOLS) cargo-nextest@0.9.143
+	@mkdir -p $(TOOLS) && touch $@
+
+$(TOOLS)/deny:
+	@command -v cargo-deny >/dev/null || cargo install --locked --root $(TOOLS) cargo-deny@0.20.2
+	@mkdir -p $(TOOLS) && touch $@

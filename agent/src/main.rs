@@ -1,0 +1,69 @@
+//! `nodewhy-agent`: settings, runtime, signals, drain.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use nodewhy_agent::settings::{Cli, Command, Output, Settings, Told};
+use nodewhy_agent::{Agent, once};
+use nodewhy_clock::Clock;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).init();
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("nodewhy-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: Cli) -> anyhow::Result<()> {
+    let file = cli.config.as_deref().map(Told::from_file).transpose()?.unwrap_or_default();
+    let told = cli.told.or(file);
+    let settings = told.clone().settings()?;
+    if cli.check_config {
+        settings.token()?;
+        print!("{}", toml::to_string(&told).context("cannot print the settings")?);
+        println!("# understood; what is not named here has its default");
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .build()
+        .context("cannot start the runtime")?;
+    let clock = Clock::system();
+    let done = match cli.command {
+        None => runtime.block_on(run(settings, clock)),
+        Some(Command::Once { output }) => runtime.block_on(look(&settings, clock, output)),
+    };
+    // What hangs in the kernel is not waited for.
+    runtime.shutdown_background();
+    done
+}
+
+async fn run(settings: Settings, clock: Clock) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    nodewhy_agent::run(settings, clock, stop).await
+}
+
+async fn look(settings: &Settings, clock: Clock, output: Output) -> anyhow::Result<()> {
+    let agent = Agent::start(settings, clock.clone())?;
+    let look = once::look(&agent, &clock).await;
+    match output {
+        Output::Text => print!("{}", once::text(&look)),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&look).context("the look is no JSON")?),
+    }
+    Ok(())
+}

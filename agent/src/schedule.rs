@@ -1,0 +1,165 @@
+//! Each collector on its own thread, on its own cadence.
+//!
+//! A thread a collector is what makes a hung read cost only itself: there is one in flight by construction, and the
+//! board sees its age. Threads also go on reading when the API's runtime is busy. A stack that is never used deep
+//! costs a few pages.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nodewhy_proto::Outcome;
+
+use crate::board::Board;
+use crate::collector::{Collect, Running, Step};
+use crate::host::Host;
+use crate::thresholds::Thresholds;
+
+/// A source that is always readable may not turn its collector into a busy loop.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+/// A collector's code needs little; what hangs in the kernel needs none.
+const STACK_BYTES: usize = 512 * 1024;
+
+/// What this node's kubelet was configured with, as last read.
+pub type SharedThresholds = Arc<RwLock<Thresholds>>;
+
+/// The collectors' threads. Dropped, they stop after the read that they are in.
+pub struct Schedule {
+    stop: Arc<EventFd>,
+}
+
+impl Schedule {
+    /// Starts a thread for every collector that is switched on.
+    ///
+    /// # Errors
+    /// The kernel gives no thread or no descriptor.
+    pub fn start(
+        board: &Arc<Board>,
+        host: &Host,
+        thresholds: &SharedThresholds,
+    ) -> std::io::Result<Schedule> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let stop = Arc::new(EventFd::from_value_and_flags(0, flags)?);
+        for collector in board.enabled() {
+            let (board, host, thresholds) = (board.clone(), host.clone(), thresholds.clone());
+            let stop = stop.clone();
+            // A thread that hangs in the kernel can't be joined: none is.
+            std::thread::Builder::new()
+                .name(format!("c-{}", collector.name()))
+                .stack_size(STACK_BYTES)
+                .spawn(move || run(collector, &board, &host, &thresholds, &stop))?;
+        }
+        Ok(Schedule { stop })
+    }
+}
+
+impl Drop for Schedule {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop.write(1) {
+            tracing::warn!(%error, "the collectors could not be told to stop; they end with the process");
+        }
+    }
+}
+
+fn run(
+    collector: &'static dyn Collect,
+    board: &Board,
+    host: &Host,
+    thresholds: &SharedThresholds,
+    stop: &EventFd,
+) {
+    let mut running = collector.start();
+    let clock = board.clock().clone();
+    let mut due = clock.since_boot();
+    loop {
+        board.begin(collector.name());
+        let limits = thresholds.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let step = guarded(running.as_mut(), host, &limits);
+        let now = clock.since_boot();
+        let (next, late) = next_due(due, now, collector.every());
+        board.finish(collector.name(), step, late);
+        if !wait(running.wake(), stop.as_fd(), next.saturating_sub(now)) {
+            return;
+        }
+        // A read that was woken early leaves the cadence as it is.
+        due = if clock.since_boot() >= next { next } else { next.saturating_sub(collector.every()) };
+    }
+}
+
+/// The next tick after `now`, on the grid that `due` stands on, and how many ticks went by unused.
+fn next_due(due: Duration, now: Duration, every: Duration) -> (Duration, u64) {
+    let behind = now.saturating_sub(due);
+    let ticks = behind.as_nanos() / every.as_nanos().max(1);
+    let missed = u32::try_from(ticks).unwrap_or(u32::MAX);
+    (due + every * (missed.saturating_add(1)), u64::from(missed))
+}
+
+/// A panic is a defect; it may cost one collector one reading, never the black box.
+fn guarded(running: &mut dyn Running, host: &Host, thresholds: &Thresholds) -> Step {
+    match catch_unwind(AssertUnwindSafe(|| running.step(host, thresholds))) {
+        Ok(step) => step,
+        Err(panic) => {
+            running.close();
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            let error = format!("a defect in nodewhy: the collector panicked: {text}. Please report it");
+            Step { outcome: Outcome::Failed { error }, reading: None, noticed: None }
+        }
+    }
+}
+
+/// Waits for the next tick, or for the source to wake; false: stop.
+fn wait(wake: Option<BorrowedFd<'_>>, stop: BorrowedFd<'_>, pause: Duration) -> bool {
+    let stopped = |fds: &[PollFd<'_>]| fds.first().and_then(PollFd::any).unwrap_or(false);
+    // At first the stop alone, for the shortest pause: whatever wakes waits for so long.
+    let mut fds = [PollFd::new(stop, PollFlags::POLLIN)];
+    let shortest = pause.min(SHORTEST_PAUSE);
+    if poll(&mut fds, timeout(shortest)).is_err() || !stopped(&fds) {
+        let mut fds = vec![PollFd::new(stop, PollFlags::POLLIN)];
+        fds.extend(wake.map(|wake| PollFd::new(wake, PollFlags::POLLIN | PollFlags::POLLPRI)));
+        // EINTR only makes this tick early.
+        return poll(&mut fds, timeout(pause.saturating_sub(shortest))).is_err() || !stopped(&fds);
+    }
+    false
+}
+
+fn timeout(pause: Duration) -> PollTimeout {
+    // Rounded up: a pause of 0.4 ms may not become a busy loop.
+    PollTimeout::try_from(pause + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn ticks_stay_on_their_grid_and_missed_ones_are_counted() {
+        let at = Duration::from_millis;
+        assert_eq!(next_due(at(1000), at(1010), SECOND), (at(2000), 0));
+        assert_eq!(next_due(at(1000), at(1999), SECOND), (at(2000), 0));
+        assert_eq!(next_due(at(1000), at(2000), SECOND), (at(3000), 1));
+        assert_eq!(next_due(at(1000), at(5400), SECOND), (at(6000), 4));
+        assert_eq!(next_due(at(1000), at(900), SECOND), (at(2000), 0));
+    }
+
+    #[test]
+    fn waiting_ends_at_the_tick_at_a_wake_and_at_a_stop() {
+        let event = || EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK).unwrap();
+        let (wake, stop) = (event(), event());
+        let clock = nodewhy_clock::Clock::system();
+        let before = clock.since_boot();
+        assert!(wait(Some(wake.as_fd()), stop.as_fd(), Duration::from_millis(30)));
+        assert!(clock.since_boot() - before >= Duration::from_millis(30));
+        wake.write(1).unwrap();
+        let before = clock.since_boot();
+        assert!(wait(Some(wake.as_fd()), stop.as_fd(), Duration::from_secs(60)));
+        assert!(clock.since_boot() - before < Duration::from_secs(30));
+        stop.write(1).unwrap();
+        assert!(!wait(Some(wake.as_fd()), stop.as_fd(), Duration::from_secs(60)));
+    }
+}

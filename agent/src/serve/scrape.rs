@@ -1,0 +1,104 @@
+//! `/metrics`: what the collectors read, and how they do.
+
+use std::collections::BTreeMap;
+
+use nodewhy_proto::{Problem, Severity};
+
+use crate::board::Board;
+use crate::metrics::Sink;
+
+/// The text that Prometheus reads.
+pub(super) fn text(board: &Board) -> Result<String, Problem> {
+    let mut sink = Sink::default();
+    sink.gauge_with(
+        "nodewhy_agent_info",
+        "The agent's version; the value is always 1.",
+        &[("version", env!("CARGO_PKG_VERSION"))],
+        1.0,
+    );
+    collectors(board, &mut sink);
+    findings(board, &mut sink);
+    sink.encode().map_err(|error| {
+        Problem::new(500, "Internal Server Error", format!("the metrics cannot be written: {error}"))
+    })
+}
+
+fn collectors(board: &Board, sink: &mut Sink) {
+    for account in board.accounts() {
+        let labels = [("collector", account.name)];
+        let success = f64::from(u8::from(account.outcome.is_read()));
+        sink.gauge_with(
+            "nodewhy_collector_success",
+            "1 while the collector's newest try was a reading; 0 while it is absent, failed or stuck.",
+            &labels,
+            success,
+        );
+        sink.gauge_with(
+            "nodewhy_collector_outcome",
+            "How the collector's newest try went: the outcome is the label, the value is always 1.",
+            &[("collector", account.name), ("outcome", account.outcome.word())],
+            1.0,
+        );
+        sink.counter_with(
+            "nodewhy_collector_tries_total",
+            "Tries to read that ended.",
+            &labels,
+            account.tries as f64,
+        );
+        sink.counter_with(
+            "nodewhy_collector_failures_total",
+            "Tries to read that failed.",
+            &labels,
+            account.failures as f64,
+        );
+        sink.counter_with(
+            "nodewhy_collector_missed_ticks_total",
+            "Ticks that went by while a try was still in flight.",
+            &labels,
+            account.late as f64,
+        );
+        if let Some(took) = account.took {
+            sink.gauge_with(
+                "nodewhy_collector_duration_seconds",
+                "How long the newest finished try took.",
+                &labels,
+                took.as_secs_f64(),
+            );
+        }
+        if let Some(age) = account.age {
+            sink.gauge_with(
+                "nodewhy_collector_reading_age_seconds",
+                "Age of the newest successful reading; it grows while reads hang or fail.",
+                &labels,
+                age.as_secs_f64(),
+            );
+        }
+        // An old reading is not what is so now: its values are left out until there is a new one.
+        if account.outcome.is_read()
+            && let Some(reading) = board.reading(account.name)
+        {
+            reading.metrics(sink);
+        }
+    }
+}
+
+fn findings(board: &Board, sink: &mut Sink) {
+    let mut active: BTreeMap<(String, &str), f64> = BTreeMap::new();
+    for finding in board.findings().into_iter().filter(|finding| finding.is_active()) {
+        let severity = match finding.severity {
+            Severity::Info => "info",
+            Severity::Warning => "warning",
+            Severity::Critical => "critical",
+            Severity::Unknown => "unknown",
+        };
+        *active.entry((finding.finding, severity)).or_default() += 1.0;
+    }
+    for ((finding, severity), count) in &active {
+        sink.gauge_with(
+            "nodewhy_finding_active",
+            "Subjects on which this finding holds now; no series: on none.",
+            &[("finding", finding), ("severity", severity)],
+            *count,
+        );
+    }
+}
