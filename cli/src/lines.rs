@@ -60,10 +60,15 @@ fn machine(node: &NodeInfo) -> String {
     let kernel = node.kernel.as_ref().map(|kernel| format!("Linux {kernel}"));
     let cpus = node.cpus.map(|cpus| format!("{cpus} CPUs"));
     let up = SignedDuration::try_from_secs_f64(node.uptime_seconds).ok().map(|up| format!("up {}", age(up)));
-    let runtime = node.runtime.clone().unwrap_or_else(|| "no runtime known".to_owned());
-    let kubelet = node.kubelet.clone().unwrap_or_else(|| "kubelet not known".to_owned());
+    let runtime = node.runtime.as_deref().map_or("no runtime known", headline).to_owned();
+    let kubelet = node.kubelet.as_deref().map_or("kubelet not known", headline).to_owned();
     let parts = [Some(node.id.name.clone()), kernel, node.os.clone(), cpus, up, Some(runtime), Some(kubelet)];
     format!("this machine: {}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+}
+
+/// `no kubelet on this machine: no process is called …` without its reasons: the source's own line has them.
+pub(crate) fn headline(text: &str) -> &str {
+    text.split(": ").next().unwrap_or(text)
 }
 
 /// The sources that are read in one line, each of the others with its reason in a line of its own.

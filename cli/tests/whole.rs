@@ -245,7 +245,7 @@ async fn up_in_a_pipe_tells_how_it_is_and_then_what_changes() {
     let (agent, fleet) = (Fake::default(), Fake::default());
     let node = serde_json::json!({
         "id": {"name": "lab-1"}, "now": now, "uptime_seconds": 11_100.0, "kernel": "6.1.0-56-amd64",
-        "os": "Debian GNU/Linux 12 (bookworm)", "kubelet": "no kubelet on this machine",
+        "os": "Debian GNU/Linux 12 (bookworm)", "kubelet": "no kubelet on this machine: no process is called kubelet",
         "agent": {"version": "0.1.0", "started": now, "host_root": "/"},
     });
     let state = |runtime: Outcome| {

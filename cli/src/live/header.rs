@@ -6,6 +6,7 @@ use ratatui::text::Line;
 
 use super::paint;
 use super::screen::Screen;
+use crate::lines::headline;
 use crate::render::text::{clean, clip, width};
 use crate::render::time::age;
 use crate::render::{Paint, Span};
@@ -48,7 +49,7 @@ fn parts(screen: &Screen) -> Vec<String> {
     };
     let kernel = node.kernel.as_ref().map(|release| format!("Linux {}", short_release(&clean(release))));
     let up = SignedDuration::try_from_secs_f64(node.uptime_seconds).ok().map(|up| format!("up {}", age(up)));
-    let short = |text: &Option<String>| text.as_ref().map(|text| clip(&clean(text), 28));
+    let short = |text: &Option<String>| text.as_deref().map(|text| clip(&clean(headline(text)), 28));
     [kernel, short(&node.runtime), short(&node.kubelet), up].into_iter().flatten().collect()
 }
 
