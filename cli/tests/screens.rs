@@ -63,6 +63,12 @@ fn a_cause_that_is_not_on_the_node() {
 fn no_cause_found() {
     let verdict = verdicts::nothing_found();
     check("no-cause", Answer::of(&verdict, verdicts::at("04:11:02")));
+    let unasked = nodewhy_proto::Verdict { ready: None, ..verdict };
+    let text = page(Answer::of(&unasked, verdicts::at("04:11:02")), Style::PIPE).text(Style::PIPE);
+    assert!(
+        text.starts_with("worker-9   suspected   Ready not known"),
+        "nobody knows that it is sick: {text}"
+    );
 }
 
 #[test]

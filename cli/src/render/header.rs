@@ -52,7 +52,7 @@ fn state(answer: Answer<'_>) -> (String, String, Paint) {
     match verdict.ready {
         Some(ConditionStatus::True) if well => ("well".to_owned(), format!("Ready{since}"), Paint::Well),
         Some(ConditionStatus::True) => {
-            (format!("sick{sick_for}"), format!("still Ready{since}"), Paint::WasSick)
+            (format!("{}{sick_for}", unwell(verdict)), format!("still Ready{since}"), Paint::WasSick)
         }
         Some(status) => {
             let out = verdict.ready_since.map(|since| format!(" {}", lasted(since, now))).unwrap_or_default();
@@ -60,7 +60,15 @@ fn state(answer: Answer<'_>) -> (String, String, Paint) {
             (format!("NotReady{out}"), format!("Ready {word}{since}"), Paint::Sick)
         }
         None if well => ("nothing abnormal".to_owned(), not_asked(), Paint::Well),
-        None => (format!("sick{sick_for}"), not_asked(), Paint::Sick),
+        None => (format!("{}{sick_for}", unwell(verdict)), not_asked(), Paint::Sick),
+    }
+}
+
+/// Without a cause and without a word of the API server nobody knows that the node is sick.
+fn unwell(verdict: &Verdict) -> &'static str {
+    match verdict.conclusion {
+        Conclusion::Explained | Conclusion::Deadlock => "sick",
+        _ => "suspected",
     }
 }
 
