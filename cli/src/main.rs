@@ -1,2 +1,7 @@
-//! nodewhy: why did this node go NotReady?
-fn main() {}
+//! `nodewhy`, also installed as `kubectl-nodewhy`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    nodewhy::command::main()
+}
