@@ -2,7 +2,8 @@
 //!
 //! The agent looks for a process named `kubelet`, and another test, or the machine itself, may run one. Alone, only
 //! what the test started is there. When the first process of a PID namespace ends, the kernel kills all others of it,
-//! and their mounts and interfaces go with them: nothing can be left behind, even after SIGKILL.
+//! and their mounts and interfaces go with them: nothing can be left behind, even after SIGKILL. Temporary files lie in a
+//! file system in memory that ends likewise.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -15,6 +16,9 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 const MARK: &str = "NODEWHY_TESTS_ALONE";
+
+/// Debian has it, and nothing that is built or tested lies in it.
+const TEMPORARY: &str = "/media";
 
 /// Runs this test alone: `true` inside, where the test goes on; `false` outside, after the run inside went well.
 ///
@@ -52,6 +56,7 @@ pub fn enter(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Op
     let child = Command::new(&program)
         .args(arguments)
         .env(MARK, "1")
+        .env("TMPDIR", TEMPORARY)
         // A terminal's Ctrl-C reaches the outer process alone, which passes it on.
         .process_group(0)
         .spawn()
@@ -68,7 +73,12 @@ fn settle_in() -> anyhow::Result<()> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("make mounts private")?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), flags, none).context("mount /proc of the new PID namespace")?;
+    mount(Some("proc"), "/proc", Some("proc"), flags, none)
+        .context("mount /proc of the new PID namespace")?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    // Programs are copied into it and started there.
+    mount(Some("tmpfs"), TEMPORARY, Some("tmpfs"), flags, Some("mode=1777"))
+        .with_context(|| format!("mount a file system in memory on {TEMPORARY}"))?;
     let status = Command::new("ip")
         .args(["link", "set", "lo", "up"])
         .status()

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -125,12 +126,16 @@ impl Containerd {
         }
     }
 
-    /// SIGSTOP: it hangs.
+    /// SIGSTOP, and waits until all of its threads have stopped: it hangs.
     ///
     /// # Errors
     /// It does not run.
     pub fn sigstop(&self) -> anyhow::Result<()> {
-        self.signal(Signal::SIGSTOP)
+        self.signal(Signal::SIGSTOP)?;
+        // WSTOPPED alone: an end is left for the child's own wait.
+        waitid(Id::Pid(self.process()?), WaitPidFlag::WSTOPPED)
+            .context("wait until containerd has stopped")?;
+        Ok(())
     }
 
     /// SIGCONT: it goes on.
@@ -237,9 +242,14 @@ snapshotter = "native"
     }
 
     /// The child is not reaped while it is ours, so its id can be nobody else's.
-    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+    fn process(&self) -> anyhow::Result<Pid> {
         let pid = self.pid().context("containerd does not run")?;
-        kill(Pid::from_raw(i32::try_from(pid)?), signal).with_context(|| format!("{signal} to containerd {pid}"))
+        Ok(Pid::from_raw(i32::try_from(pid)?))
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let process = self.process()?;
+        kill(process, signal).with_context(|| format!("{signal} to containerd {process}"))
     }
 
     fn end(&mut self, signal: Signal) -> anyhow::Result<()> {

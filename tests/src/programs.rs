@@ -130,10 +130,7 @@ struct Stop(oneshot::Receiver<()>);
 impl Future for Stop {
     type Output = ();
 
-    fn poll(
-        mut self: std::pin::Pin<&mut Stop>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<()> {
+    fn poll(mut self: std::pin::Pin<&mut Stop>, context: &mut std::task::Context<'_>) -> std::task::Poll<()> {
         std::pin::Pin::new(&mut self.0).poll(context).map(|_| ())
     }
 }

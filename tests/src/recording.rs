@@ -4,6 +4,7 @@
 //! `fixtures/kubernetes/README.md` says what the files are and how they were recorded.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use jiff::{SignedDuration, Timestamp};
@@ -200,6 +201,11 @@ impl Recording {
         self.records.iter().map(|record| record.received).min().unwrap_or(self.fault)
     }
 
+    /// Seconds from the fault to the loss of Ready; `None` where Ready is kept.
+    pub fn lost_ready_seconds(&self) -> Option<f64> {
+        Some(self.lost_ready()?.duration_since(self.fault).as_secs_f64())
+    }
+
     /// When the API server first said, after the fault, that the node is not Ready: the earlier of the time of receipt
     /// and the transition's own time. `None`: never.
     pub fn lost_ready(&self) -> Option<Timestamp> {
@@ -209,12 +215,43 @@ impl Recording {
             lost.then(|| transition.map_or(record.received, |at| at.min(record.received)))
         })
     }
-
 }
 
 /// The folder of one recorded fault.
-pub fn folder(version: &str, fault: Fault) -> PathBuf {
+fn folder(version: &str, fault: Fault) -> PathBuf {
     fixtures().join(format!("kubelet-{version}")).join("episodes").join(fault.folder())
+}
+
+/// The recorded kernel log, moved so that its last record was written at `last`, a time of CLOCK_MONOTONIC.
+///
+/// # Errors
+/// The recording is missing, or a record has no time.
+pub fn kmsg(version: &str, fault: Fault, last: Duration) -> anyhow::Result<String> {
+    let path = folder(version, fault).join("kmsg.txt");
+    let text = read(&path)?;
+    let records: Vec<(&str, Option<u64>)> = text.lines().map(|line| (line, kmsg_micros(line))).collect();
+    let newest = records.iter().filter_map(|(_, micros)| *micros).max();
+    let newest = newest.with_context(|| format!("{} has no record", path.display()))?;
+    let last = u64::try_from(last.as_micros())?;
+    let mut moved = String::new();
+    for (line, micros) in records {
+        match (micros, line.splitn(4, ',').collect::<Vec<_>>().as_slice()) {
+            (Some(micros), [priority, sequence, _, rest]) => {
+                let micros =
+                    (last + micros).checked_sub(newest).context("this machine was started too lately")?;
+                moved.push_str(&format!("{priority},{sequence},{micros},{rest}\n"));
+            }
+            // A continuation: ` SUBSYSTEM=…`.
+            _ => moved.push_str(&format!("{line}\n")),
+        }
+    }
+    Ok(moved)
+}
+
+/// `6,891,3475749674,-;text`: the third field, in microseconds since boot.
+fn kmsg_micros(line: &str) -> Option<u64> {
+    let (head, _) = line.split_once(';')?;
+    head.split(',').nth(2)?.parse().ok()
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -233,7 +270,8 @@ fn record(line: &str, kind: Kind) -> anyhow::Result<Record> {
 
 fn ready(record: &Record) -> Option<(&str, Option<Timestamp>)> {
     let conditions = record.object.pointer("/status/conditions")?.as_array()?;
-    let ready = conditions.iter().find(|condition| condition.get("type").is_some_and(|kind| kind == "Ready"))?;
+    let ready =
+        conditions.iter().find(|condition| condition.get("type").is_some_and(|kind| kind == "Ready"))?;
     let transition = ready.get("lastTransitionTime").and_then(Value::as_str);
     Some((ready.get("status")?.as_str()?, transition.and_then(|text| text.parse().ok())))
 }
@@ -281,7 +319,7 @@ mod tests {
             for fault in Fault::LOSING_READY {
                 let recording = Recording::load(version, fault).unwrap();
                 let lost = recording.lost_ready().unwrap();
-                let seconds = lost.duration_since(recording.fault).as_secs_f64();
+                let seconds = recording.lost_ready_seconds().unwrap();
                 // CAUSES.md and the fixtures' README: about 120 s, 30-45 s, 44-63 s, up to 20 s.
                 let expected = match fault {
                     Fault::Pleg => 110.0..140.0,
@@ -328,14 +366,25 @@ mod tests {
         assert_eq!(lease.object["spec"]["renewTime"], "2026-11-21T09:02:11.929391Z");
         // 07:40:38 in the recording.
         assert_eq!(lease.object["metadata"]["creationTimestamp"], "2026-11-21T08:40:38Z");
-        let text = serde_json::to_string(&moved.records.iter().map(|r| &r.object).collect::<Vec<_>>()).unwrap();
+        let text =
+            serde_json::to_string(&moved.records.iter().map(|r| &r.object).collect::<Vec<_>>()).unwrap();
         assert!(!text.contains("2026-11-21T07:"), "a time stayed where it was");
+    }
+
+    #[test]
+    fn the_kernel_log_moves_and_keeps_its_distances() {
+        let moved = kmsg("1.32.6", Fault::SystemOom, Duration::from_secs(5000)).unwrap();
+        // 4,831,3475733824 and 3,892,3475751648 in the recording.
+        assert!(moved.starts_with("4,831,4999982176,-;kubelet invoked oom-killer:"), "{moved}");
+        assert!(moved.contains("\n3,892,5000000000,-;Out of memory: Killed process 3886 (tail)"), "{moved}");
     }
 
     #[test]
     fn text_that_is_no_time_stays() {
         let by = SignedDuration::from_secs(1);
-        for text in ["v1.36.2", "2026", "Kubelet stopped posting node status.", "2026-11-21T08:02:22Z later", "Z"] {
+        for text in
+            ["v1.36.2", "2026", "Kubelet stopped posting node status.", "2026-11-21T08:02:22Z later", "Z"]
+        {
             assert_eq!(moved_time(text, by), None, "{text}");
         }
     }

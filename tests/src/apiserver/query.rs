@@ -108,7 +108,10 @@ impl Selection {
         let field = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         kind == self.kind
             && self.namespace.as_ref().is_none_or(|namespace| namespace == field("/metadata/namespace"))
-            && self.fields.iter().all(|selector| (field(selector.pointer) == selector.value) == selector.equal)
+            && self
+                .fields
+                .iter()
+                .all(|selector| (field(selector.pointer) == selector.value) == selector.equal)
     }
 }
 

@@ -40,13 +40,9 @@ pub(super) enum Since {
     /// These changes, and the newest version of any list.
     Changes(Vec<Change>, u64),
     /// History begins later than that.
-    TooOld {
-        oldest: u64,
-    },
+    TooOld { oldest: u64 },
     /// That version is still to come.
-    Future {
-        version: u64,
-    },
+    Future { version: u64 },
 }
 
 impl Store {
@@ -95,9 +91,10 @@ impl Store {
         if version > inner.version {
             return Since::Future { version: inner.version };
         }
-        let changes = inner.history.iter().filter(|change| {
-            change.version > version && selection.takes(change.kind, &change.object)
-        });
+        let changes = inner
+            .history
+            .iter()
+            .filter(|change| change.version > version && selection.takes(change.kind, &change.object));
         Since::Changes(changes.cloned().collect(), inner.version)
     }
 
@@ -113,7 +110,6 @@ impl Store {
 
 /// Kind, namespace, name.
 fn key(kind: Kind, object: &Value) -> (Kind, String, String) {
-    let field =
-        |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let field = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
     (kind, field("/metadata/namespace"), field("/metadata/name"))
 }

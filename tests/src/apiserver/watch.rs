@@ -121,8 +121,7 @@ async fn listed(
 
 fn bookmark(selection: &Selection, version: u64) -> Value {
     let (api_version, kind) = names(selection.kind);
-    let mut object =
-        json!({"kind": kind, "apiVersion": api_version, "metadata": {"resourceVersion": version.to_string()}});
+    let mut object = json!({"kind": kind, "apiVersion": api_version, "metadata": {"resourceVersion": version.to_string()}});
     if let (crate::recording::Kind::Node, Some(fields)) = (selection.kind, object.as_object_mut()) {
         // The real one's Node bookmarks carry both, empty.
         fields.insert("spec".to_owned(), json!({}));
