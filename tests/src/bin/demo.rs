@@ -67,7 +67,14 @@ const RECORDED: &str = "1.36.2";
 /// How long a verdict may take. Kubernetes needs longer for each of the three.
 const LIMIT: Duration = Duration::from_secs(15);
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("demo: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     // Namespaces first: they are a thread's, and this is still the only one.
     match enter(std::env::args_os().skip(1))? {
