@@ -74,13 +74,17 @@ impl Scene {
         let kubeconfig = folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, api.kubeconfig())?;
         let settings = nodewhy_aggregator::Settings {
+            store: Some(folder.path().join("incidents.sqlite")),
+            ..nodewhy_aggregator::Settings::default()
+        };
+        let settings = nodewhy_aggregator::Settings {
             socket: Some(folder.path().join("aggregator.sock")),
             agents: vec![nodewhy_aggregator::AgentAddress {
                 node: recording.node.clone(),
                 socket: agent.socket().to_owned(),
             }],
             cluster: Some(nodewhy_aggregator::ClusterAddress { kubeconfig: Some(kubeconfig), context: None }),
-            store: Some(folder.path().join("incidents.sqlite")),
+            ..settings
         };
         let mut aggregator = Program::aggregator(settings, clock.clone())?;
         aggregator.wait_ready(Duration::from_secs(20)).await?;
