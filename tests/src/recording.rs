@@ -201,18 +201,23 @@ impl Recording {
         self.records.iter().map(|record| record.received).min().unwrap_or(self.fault)
     }
 
-    /// Seconds from the fault to the loss of Ready; `None` where Ready is kept.
+    /// Seconds from the fault until the API server said that the node is not Ready; `None`: never.
     pub fn lost_ready_seconds(&self) -> Option<f64> {
-        Some(self.lost_ready()?.duration_since(self.fault).as_secs_f64())
+        let (lost, _) = self.loss()?;
+        Some(lost.received.duration_since(self.fault).as_secs_f64())
     }
 
     /// When the API server first said, after the fault, that the node is not Ready: the earlier of the time of receipt
-    /// and the transition's own time. `None`: never.
+    /// and the transition's own time, which has whole seconds. `None`: never.
     pub fn lost_ready(&self) -> Option<Timestamp> {
-        self.records.iter().find_map(|record| {
+        let (lost, transition) = self.loss()?;
+        Some(transition.map_or(lost.received, |at| at.min(lost.received)))
+    }
+
+    fn loss(&self) -> Option<(&Record, Option<Timestamp>)> {
+        self.records.iter().filter(|record| record.received >= self.fault).find_map(|record| {
             let (status, transition) = ready(record)?;
-            let lost = record.received >= self.fault && status != "True";
-            lost.then(|| transition.map_or(record.received, |at| at.min(record.received)))
+            (status != "True").then_some((record, transition))
         })
     }
 }

@@ -22,6 +22,10 @@ use crate::recording::{Fault, Recording};
 /// were in flight look as long as the skip, and healthy answers late.
 const STEP: Duration = Duration::from_secs(1);
 
+/// A collector may be this much older than its cadence before time is skipped on. The agent's collectors wait in
+/// real time between two reads, and see a skip at their next one.
+const BEHIND_SECONDS: f64 = 4.0;
+
 /// From the start of the API server to the fault, at least: the aggregator has to see the healthy node first.
 const LEAD_IN: SignedDuration = SignedDuration::from_secs(6);
 
@@ -172,7 +176,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Waits until every collector that reads has read since the last skip, for two real seconds at most.
+    /// Waits until no collector that reads is far behind, for two real seconds at most.
     async fn settle(&mut self) -> anyhow::Result<()> {
         let began = std::time::Instant::now();
         loop {
@@ -180,7 +184,7 @@ impl Scene {
             self.check()?;
             let state: State = get_json(self.agent.socket(), "/api/v1/state").await?;
             let behind = state.collectors.values().any(|collector| {
-                let due = collector.every_seconds + STEP.as_secs_f64() / 2.0;
+                let due = collector.every_seconds + BEHIND_SECONDS;
                 collector.outcome.is_read() && collector.age_seconds.is_none_or(|age| age > due)
             });
             if !behind || began.elapsed() > Duration::from_secs(2) {
