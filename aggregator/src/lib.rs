@@ -80,8 +80,6 @@ fn diagnosis() -> Diagnosis {
     Diagnosis { explain: nodewhy_diagnosis::explain, causes: || nodewhy_diagnosis::causes::ALL.to_vec() }
 }
 
-/// Says nothing: the catalogue is empty.
-
 async fn run_with(
     settings: Settings,
     clock: Clock,
