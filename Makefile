@@ -3,6 +3,7 @@
 #   make demo   breaks a real container runtime (its own, private one) and shows the verdicts
 #   make test   every test
 #   make bench  the figures of docs/PERFORMANCE.md, each asserted
+#   make agent  the agent as it is shipped: one static file
 #   make lint   format, clippy, dependencies: all blocking
 #   make docs   writes the generated pages of docs/
 
@@ -57,8 +58,14 @@ test: $(TOOLS)/nextest
 .PHONY: bench
 bench:
 	@$(call install,$(BENCH_PACKAGES))
-	cargo build --release --locked --workspace --bins
-	@exec $(TARGET)/release/bench
+	cargo build --profile dist --locked --workspace --bins
+	@exec $(TARGET)/dist/bench
+
+.PHONY: agent
+agent:
+	@$(call install,$(BUILD_PACKAGES))
+	cargo build --profile dist --locked -p nodewhy-agent
+	@ls -l $(TARGET)/dist/nodewhy-agent
 
 .PHONY: lint
 lint: $(TOOLS)/deny
