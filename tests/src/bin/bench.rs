@@ -46,10 +46,28 @@ fn run() -> anyhow::Result<bool> {
 fn size(agent: &Path, table: &mut Table) -> anyhow::Result<()> {
     let bytes = std::fs::read(agent).with_context(|| format!("cannot read {}", agent.display()))?;
     table.row("size of the agent, MB", bytes.len() as f64 / 1e6, None, Some(8.0));
-    // A program with an interpreter (PT_INTERP names ld.so) is linked dynamically.
-    let is_static = !bytes.windows(8).any(|window| window == b"/ld-linu");
-    table.row("the agent needs a dynamic loader (0: no)", f64::from(u8::from(!is_static)), None, Some(0.0));
+    let dynamic = has_interpreter(&bytes).context("the agent is no 64-bit ELF file")?;
+    table.row("the agent needs a dynamic loader (0: no)", f64::from(u8::from(dynamic)), None, Some(0.0));
     Ok(())
+}
+
+/// Whether an ELF file names a program interpreter (a PT_INTERP header), as everything linked dynamically does.
+fn has_interpreter(elf: &[u8]) -> Option<bool> {
+    const PT_INTERP: u32 = 3;
+    let number = |at: usize, size: usize| -> Option<usize> {
+        let bytes = elf.get(at..at + size)?;
+        bytes
+            .iter()
+            .rev()
+            .try_fold(0usize, |value, byte| value.checked_mul(256)?.checked_add(usize::from(*byte)))
+    };
+    // The class byte says 64 bits; then the headers' place, the size of one, and how many (elf(5)).
+    if elf.get(..5)? != b"\x7fELF\x02" {
+        return None;
+    }
+    let (first, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    let mut kinds = (0..count).map(|index| number(first + index * size, 4));
+    Some(kinds.any(|kind| kind == usize::try_from(PT_INTERP).ok()))
 }
 
 /// From exec to the first answer on the socket.
