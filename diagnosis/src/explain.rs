@@ -96,6 +96,7 @@ fn weigh(causes: &[&'static Cause], case: &Case) -> Verdict {
         roots: roots.iter().filter_map(|(reach, chain)| root(&found, &asked, reach, chain)).collect(),
         cycles: cycles.iter().map(|cycle| steps(&found, cycle)).collect(),
         contributing,
+        unexplained: conclude::unexplained(&asked, &found).cloned().collect(),
         ruled_out,
         cannot_tell,
         blind: conclude::blind(case),

@@ -56,18 +56,22 @@ pub(crate) fn standing<'a>(node: &'a NodeCase, name: &str) -> Option<&'a Finding
     let stages = node.unready();
     let newest = stages.last().map(|stage| stage.at);
     let first = stages.first().map(|stage| stage.at);
-    let matters = |finding: &&Finding| match (finding.ended, first) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(ended), Some(lost)) => lost.saturating_sub(STILL_COUNTS).is_ok_and(|from| ended >= from),
-    };
     let began_after =
         |finding: &Finding| newest.is_some_and(|lost| !within(lost, finding.began, Duration::ZERO));
     let found = node.findings.known().into_iter().flatten().filter(|finding| finding.finding == name);
     // What began before the loss explains it; what began after it does not, though it may hold now.
-    found.filter(matters).min_by_key(|finding| {
+    found.filter(|finding| still_counts(finding, first)).min_by_key(|finding| {
         (began_after(finding), finding.ended.is_some(), finding.began, finding.id.clone())
     })
+}
+
+/// Whether a finding holds, or ended too late to be innocent of Ready's loss, which was at `lost` and lasts.
+pub(crate) fn still_counts(finding: &Finding, lost: Option<Timestamp>) -> bool {
+    match (finding.ended, lost) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(ended), Some(lost)) => lost.saturating_sub(STILL_COUNTS).is_ok_and(|from| ended >= from),
+    }
 }
 
 /// Whether `time` is not later than `limit` and `slack`, give or take the clocks' grain.

@@ -1,6 +1,6 @@
 use nodewhy_proto::ConditionStatus::{False, True, Unknown};
 use nodewhy_proto::SubjectKind::{Cni, Kubelet, Runtime};
-use nodewhy_proto::{Conclusion, FactBody, OomScope, Outcome, Role, Step, Subject};
+use nodewhy_proto::{Conclusion, FactBody, OomScope, Outcome, Role, Severity, Step, Subject};
 use proptest::prelude::*;
 
 use super::*;
@@ -362,7 +362,9 @@ proptest! {
 
     #[test]
     fn every_verdict_is_whole(made in any_case()) {
-        let verdict = explain(&made.case());
+        let case = made.case();
+        let made_findings = case.asked().unwrap().findings.known().unwrap();
+        let verdict = explain(&case);
         for root in &verdict.roots {
             prop_assert!(!root.because.is_empty() && !root.remedy.is_empty());
             prop_assert!((0.0..=1.0).contains(&root.certainty));
@@ -376,6 +378,15 @@ proptest! {
         let mut said: Vec<&String> = said.collect();
         said.sort();
         let all: Vec<&str> = ALL.iter().map(|cause| cause.id).collect();
+        let critical = made_findings.iter().filter(|f| f.is_active() && f.severity == Severity::Critical);
+        for finding in critical {
+            let source = crate::signs::source_of(finding);
+            let because = verdict.roots.iter().flat_map(|root| &root.because)
+                .chain(verdict.contributing.iter().flat_map(|held| &held.because));
+            // No critical finding that holds is hidden.
+            prop_assert!(because.map(|one| &one.source).any(|cited| *cited == source)
+                || verdict.unexplained.contains(finding));
+        }
         // Each cause stands in one place, and none is forgotten.
         prop_assert_eq!(said, all);
         prop_assert!(verdict.conclusion != Conclusion::Healthy || verdict.ready == Some(True));
@@ -482,4 +493,34 @@ fn the_whole_story_is_told_not_its_shortcut() {
     static B_ONLY: Cause = made_up("b", &[Link::new(NOT_READY, 60)], |_, _| holds("b", 1));
     let verdict = explain_with(&[&B_ONLY, &A_ONLY, &FIRST], &well().case());
     assert_eq!(chain(&verdict), ["first", "a", "b", "not_ready"]);
+}
+
+#[test]
+fn a_critical_finding_that_no_cause_cites_is_told_whatever_was_concluded() {
+    let unexplained = |verdict: &Verdict| {
+        verdict.unexplained.iter().map(|finding| finding.finding.clone()).collect::<Vec<_>>()
+    };
+    // A CNI file that is there, valid, and not loaded (moved in by rename): both CNI causes are ruled out, and what the
+    // runtime says is what is left.
+    let not_loaded = well().found("runtime", "runtime_network_not_ready", Cni, "NetworkPluginNotReady", 10);
+    let said = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
+                message:Network plugin returns error: cni plugin not initialized";
+    let verdict = explain(&not_loaded.ready(20, False, said).case());
+    assert_eq!(verdict.conclusion, Conclusion::NoCauseFound);
+    assert_eq!(unexplained(&verdict), ["runtime_network_not_ready"]);
+    assert!(verdict.ruled_out.iter().any(|out| out.cause == "cni_config_missing"));
+    // Beside a root too; and one that is cited is not told twice.
+    let node = nodewhy_proto::SubjectKind::Node;
+    let beside = hung().found("pressure", "memory_thrash", node, "", 5).to(20);
+    let verdict = explain(&beside.case());
+    assert_eq!(
+        (roots(&verdict), unexplained(&verdict)),
+        (vec!["containerd_hung"], vec!["memory_thrash".into()])
+    );
+    // One that was over long before the loss of Ready is history; one that ended into it is not.
+    let thrash = |until| well().found_until("pressure", "memory_thrash", node, "", (-300, Some(until)));
+    let lost = |until| explain(&thrash(until).ready(60, Unknown, SILENT).case());
+    assert!(unexplained(&lost(-100)).is_empty());
+    assert_eq!(unexplained(&lost(30)), ["memory_thrash"]);
+    assert_eq!(explain(&thrash(30).case()).conclusion, Conclusion::Healthy);
 }
