@@ -55,13 +55,21 @@ fn check(case: &Case, node: &NodeCase) -> Answer {
     }
     let lost = lost_together(cluster);
     let of = cluster.peers.len();
-    if lost.len() <= MORE_THAN || ratio(lost.len(), of) < DISRUPTED {
+    if ratio(lost.len(), of) < DISRUPTED {
         let text = format!("{} of {of} nodes were lost within one grace period", lost.len());
         return Answer::No { because: vec![view(cluster, text)] };
     }
     if !lost.iter().any(|peer| peer.name == node.id.name) {
         let text = format!("{} of {of} nodes were lost at once; this node is not among them", lost.len());
         return Answer::No { because: vec![view(cluster, text)] };
+    }
+    if lost.len() <= MORE_THAN {
+        let missing = format!(
+            "more nodes: {} of {of} were lost within one grace period, too few to tell the control plane's fault from \
+             their own",
+            lost.len()
+        );
+        return Answer::CannotTell { missing: vec![missing] };
     }
     let asked = lost.iter().filter(|peer| peer.agent_well.is_some()).count();
     let well = lost.iter().filter(|peer| peer.agent_well == Some(true)).count();
@@ -158,9 +166,40 @@ mod tests {
     }
 
     #[test]
+    fn in_a_cluster_of_one_or_two_nodes_it_cannot_be_told() {
+        let all = |count| lost(20, Some(true)).into_iter().take(count).collect::<Vec<_>>();
+        assert!(well().cluster(95, all(1)).cannot_tell(&CAUSE).contains("1 of 1"));
+        assert!(well().cluster(95, all(2)).cannot_tell(&CAUSE).contains("2 of 2"));
+        well().cluster(95, all(3)).yes(&CAUSE);
+        // One of two is not most of them, nor is nobody of nobody.
+        let mut half = all(2);
+        half[1].ready = True;
+        well().cluster(95, half).no(&CAUSE);
+        well().cluster(95, vec![]).no(&CAUSE);
+    }
+
+    #[test]
+    fn the_boundary_is_the_controllers_own() {
+        // 11 of 20 are 55 %.
+        well().cluster(95, lost(11, Some(true))).yes(&CAUSE);
+        well().cluster(95, lost(10, Some(true))).no(&CAUSE);
+        // 15 of 18 agents are 83 %, 14 are 78 %.
+        for (sick, holds) in [(3, true), (4, false)] {
+            let mut peers = lost(18, Some(true));
+            peers.iter_mut().take(sick).for_each(|peer| peer.agent_well = Some(false));
+            let made = well().cluster(95, peers);
+            if holds { drop(made.yes(&CAUSE)) } else { drop(made.no(&CAUSE)) }
+        }
+    }
+
+    #[test]
     fn it_cannot_be_told_from_one_node_from_an_old_view_or_without_agents() {
         well().cannot_tell(&CAUSE);
         well().cluster(-60, lost(18, Some(true))).cannot_tell(&CAUSE);
+        // An agent that does not answer is neither well nor sick: a zone's outage looks like this.
+        let mut few = lost(18, None);
+        few.iter_mut().take(8).for_each(|peer| peer.agent_well = Some(true));
+        assert!(well().cluster(95, few).cannot_tell(&CAUSE).contains("8 of their agents"));
         assert!(well().cluster(95, lost(18, None)).cannot_tell(&CAUSE).contains("0 of their agents"));
     }
 }
