@@ -315,12 +315,15 @@ fn report(made: Made, which: usize, second: i64) -> Made {
         11 => made.ready(second, True, "kubelet is posting ready status"),
         12 => made.renewed(second),
         13 => made.failed("runtime"),
+        14 => outcome(made, second, "runtime", Outcome::Read),
+        15 => outcome(made, second, "kubelet", Outcome::Read),
+        16 => outcome(made, second, "kubelet", Outcome::Stuck { since: at(second) }),
         _ => found(made, "kubelet", "kubelet_stopped", Kubelet),
     }
 }
 
 fn any_case() -> impl Strategy<Value = Made> {
-    proptest::collection::vec((0_usize..15, -300_i64..100), 0..12)
+    proptest::collection::vec((0_usize..18, -300_i64..100), 0..12)
         .prop_map(|told| told.into_iter().fold(well(), |made, (which, second)| report(made, which, second)))
 }
 
@@ -523,4 +526,67 @@ fn a_critical_finding_that_no_cause_cites_is_told_whatever_was_concluded() {
     assert!(unexplained(&lost(-100)).is_empty());
     assert_eq!(unexplained(&lost(30)), ["memory_thrash"]);
     assert_eq!(explain(&thrash(30).case()).conclusion, Conclusion::Healthy);
+}
+
+fn outcome(made: Made, second: i64, collector: &str, result: Outcome) -> Made {
+    let changed = nodewhy_proto::EventBody::OutcomeChanged { collector: collector.to_owned(), result };
+    made.happened(&format!("outcome/{collector}@{second}"), second, collector, changed)
+}
+
+fn refused(second: i64) -> Made {
+    well().found("runtime", "runtime_refused", Runtime, "/run/containerd/containerd.sock", second)
+}
+
+#[test]
+fn what_the_first_look_finds_may_have_begun_before_the_loss() {
+    // The agent was started a minute after Ready was lost.
+    let late = outcome(refused(60).ready(0, False, DOWN), 60, "runtime", Outcome::Read);
+    let verdict = explain(&late.clone().case());
+    assert_eq!(chain(&verdict), ["containerd_dead", "not_ready"]);
+    let root = &verdict.roots[0];
+    assert_eq!((root.since, root.chain[0].at, root.certainty), (None, None, 0.7));
+    assert!(root.chain[0].text.contains("already at the first look, at 08:01:00"), "{}", root.chain[0].text);
+    // What Ready says must fit all the same.
+    let other = outcome(refused(60).ready(0, Unknown, SILENT), 60, "runtime", Outcome::Read);
+    assert_eq!(explain(&other.case()).conclusion, Conclusion::NoCauseFound);
+    // Not at the first look, or with nothing known of a first look: it began after the loss.
+    let later = outcome(refused(90).ready(0, False, DOWN), 60, "runtime", Outcome::Read);
+    assert_eq!(explain(&later.case()).conclusion, Conclusion::NoCauseFound);
+    assert_eq!(explain(&refused(60).ready(0, False, DOWN).case()).conclusion, Conclusion::NoCauseFound);
+    let another = outcome(refused(60).ready(0, False, DOWN), 60, "cni", Outcome::Read);
+    assert_eq!(explain(&another.case()).conclusion, Conclusion::NoCauseFound);
+}
+
+#[test]
+fn somebody_who_looked_when_ready_was_lost_would_have_seen_it() {
+    let blind = |from| {
+        let made = outcome(refused(60).ready(0, False, DOWN), -500, "runtime", Outcome::Read);
+        let made = outcome(made, from, "runtime", Outcome::Failed { error: "permission denied".into() });
+        explain(&outcome(made, 60, "runtime", Outcome::Read).case())
+    };
+    assert_eq!(roots(&blind(-60)), ["containerd_dead"]);
+    // A dead runtime costs Ready after 30 s at the soonest, and ten seconds before it was seen to answer.
+    assert_eq!(blind(-10).conclusion, Conclusion::NoCauseFound);
+    assert_eq!(blind(30).conclusion, Conclusion::NoCauseFound);
+}
+
+#[test]
+fn a_kill_is_the_root_of_what_an_agent_that_died_too_found_late() {
+    let story = |heard| {
+        let found = kubelet_gone(100)
+            .killed(9, kill(OomScope::Global, Role::Kubelet, "kubelet", 998))
+            .ready(54, Unknown, SILENT)
+            .renewed(heard)
+            .to(120);
+        let restarted =
+            outcome(outcome(found, -200, "kubelet", Outcome::Read), 100, "kubelet", Outcome::Read);
+        explain(&restarted.case())
+    };
+    let verdict = story(4);
+    assert_eq!(chain(&verdict), ["oom_kills_kubelet", "kubelet_down", "not_ready"]);
+    assert_eq!(verdict.roots[0].since, Some(at(9)));
+    // A heartbeat after the kill: it was started again, and ended later by something else.
+    assert_eq!(roots(&story(48)), ["kubelet_down"]);
+    // A heartbeat after the loss: what was found at 100 is another death, which did not cost this.
+    assert_eq!(chain(&story(80)), ["oom_kills_kubelet", "not_ready"]);
 }
