@@ -139,12 +139,13 @@ pub(crate) fn ready_says(node: &NodeCase, words: &[&str], since: Timestamp) -> O
 /// The Lease, where it was not renewed since `since` although it is due each 10 s.
 pub(crate) fn lease_stale_since(node: &NodeCase, since: Timestamp, now: Timestamp) -> Option<Evidence> {
     let (lease, _) = node.lease()?;
+    let renewed = node.heartbeat()?;
     let due = Duration::from_secs(u64::from(lease.duration_seconds) / 4).saturating_add(CLOCK_GRAIN);
-    let overdue = !within(lease.renew_time, now, due);
-    (within(since, lease.renew_time, CLOCK_GRAIN) && overdue).then(|| {
-        let seconds = now.duration_since(lease.renew_time).as_secs();
+    let overdue = !within(renewed, now, due);
+    (within(since, renewed, CLOCK_GRAIN) && overdue).then(|| {
+        let seconds = now.duration_since(renewed).as_secs();
         let text = format!("the Lease was not renewed for {seconds} s");
-        Evidence::new(text, format!("Lease {}", node.id.name)).with_time(lease.renew_time)
+        Evidence::new(text, format!("Lease {}", node.id.name)).with_time(renewed)
     })
 }
 

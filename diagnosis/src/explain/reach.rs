@@ -54,7 +54,7 @@ impl<'a> Asked<'a> {
 
     /// The Lease's newest renewal.
     pub(super) fn renewed(&self) -> Option<Timestamp> {
-        self.node?.lease().map(|(lease, _)| lease.renew_time)
+        self.node?.heartbeat()
     }
 }
 

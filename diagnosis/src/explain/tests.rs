@@ -590,3 +590,30 @@ fn a_kill_is_the_root_of_what_an_agent_that_died_too_found_late() {
     // A heartbeat after the loss: what was found at 100 is another death, which did not cost this.
     assert_eq!(chain(&story(80)), ["oom_kills_kubelet", "not_ready"]);
 }
+
+#[test]
+fn a_clock_that_is_ahead_keeps_no_lease_fresh() {
+    // Renewed for the last time at 10 by everybody's clock but the node's, which is an hour ahead.
+    let lease = nodewhy_proto::Lease { renew_time: at(3610), duration_seconds: 40 };
+    let made = kubelet_gone(12).said(10, "Lease worker-7", FactBody::Lease(lease)).ready(60, Unknown, SILENT);
+    let verdict = explain(&made.case());
+    assert_eq!((roots(&verdict), verdict.roots[0].certainty), (vec!["kubelet_down"], 0.9));
+}
+
+#[test]
+fn a_node_that_is_cut_off_is_told_from_a_control_plane_that_lost_it() {
+    let peers = |status, since, beat| {
+        let others = (0..9).map(move |n| crate::Peer {
+            lease_renewed: Some(at(beat)),
+            ..peer(&format!("w-{n}"), status, since, Some(true))
+        });
+        let mut peers: Vec<_> = others.collect();
+        peers.push(peer(NODE, Unknown, 60, Some(true)));
+        peers
+    };
+    let silent = || well().renewed(10).ready(60, Unknown, SILENT);
+    let cut_off = explain(&silent().cluster(98, peers(True, -900, 92)).case());
+    assert_eq!(chain(&cut_off), ["node_api_partition", "not_ready"]);
+    let all = explain(&silent().cluster(98, peers(Unknown, 58, 8)).case());
+    assert_eq!(roots(&all), ["mass_notready_control_plane"]);
+}
