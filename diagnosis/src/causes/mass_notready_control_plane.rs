@@ -38,6 +38,8 @@ const MORE_THAN: usize = 2;
 const ONE_GRACE_PERIOD: Duration = Duration::from_secs(60);
 /// An older view of the cluster says nothing about now.
 const VIEW_HOLDS: Duration = Duration::from_secs(60);
+/// A Lease is renewed each 10 s, with retries within 7 s more.
+const FRESH: Duration = Duration::from_secs(20);
 /// So many of the agents that were asked must be well.
 const AGENTS_WELL: f64 = 0.8;
 
@@ -82,14 +84,27 @@ fn check(case: &Case, node: &NodeCase) -> Answer {
     if ratio(well, asked) < AGENTS_WELL {
         return Answer::No { because: vec![view(cluster, format!("{text}, and only {agents}"))] };
     }
+    let mut because =
+        vec![view(cluster, text.clone()), Evidence::new(agents.clone(), "the agents of these nodes")];
+    // Two signals: the API's view, and the agents' own.
+    let mut certainty = certainty(2);
+    let beats = |peer: &&&Peer| peer.lease_renewed.is_some_and(|beat| within(beat, cluster.heard, FRESH));
+    let fresh = lost.iter().filter(beats).count();
+    if ratio(fresh, lost.len()) >= 0.5 {
+        certainty = certainty.min(0.6);
+        let text = format!(
+            "{fresh} of their Leases are renewed all the same: it ends just now, or the controller-manager's clock was \
+             stepped (look at it)"
+        );
+        because.push(Evidence::new(text, "the API server's list of Leases").with_time(cluster.heard));
+    }
     Answer::Yes(Holding {
         subject: Subject::new(SubjectKind::ApiServer, ""),
         since: lost.iter().filter_map(|peer| peer.ready_since).min(),
         ended: None,
         text: format!("{text} while {agents}: the control plane lost them"),
-        because: vec![view(cluster, text), Evidence::new(agents, "the agents of these nodes")],
-        // Two signals: the API's view, and the agents' own.
-        certainty: certainty(2),
+        because,
+        certainty,
         remedy: Vec::new(),
     })
 }
@@ -149,6 +164,17 @@ mod tests {
             yes.text
         );
         assert_eq!(yes.since, Some(at(41)));
+    }
+
+    #[test]
+    fn leases_that_are_renewed_all_the_same_point_to_the_controllers_clock() {
+        let mut peers = lost(18, Some(true));
+        peers.iter_mut().for_each(|peer| peer.lease_renewed = Some(at(5)));
+        assert_eq!(well().cluster(95, peers.clone()).yes(&CAUSE).certainty, 0.9);
+        peers.iter_mut().for_each(|peer| peer.lease_renewed = Some(at(90)));
+        let yes = well().cluster(95, peers).yes(&CAUSE);
+        assert_eq!(yes.certainty, 0.6);
+        assert!(yes.because.last().unwrap().text.contains("18 of their Leases"));
     }
 
     #[test]
