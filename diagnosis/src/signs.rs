@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use nodewhy_proto::{ConditionStatus, Event, EventBody, Evidence, FactBody, Finding, ProcessChange, Role};
 
 use crate::explain::CLOCK_GRAIN;
-use crate::{Answer, NodeCase};
+use crate::{Answer, Link, NodeCase, Unready};
 
 /// A state that ended this long before Ready was lost may still have cost it: the kubelet reports each 10 s, the
 /// controller looks each 5 s after a grace period of 50 s.
@@ -33,6 +33,10 @@ pub(crate) const RUNTIME_SILENT: &[&str] = &[
 /// What the kubelet writes when the CRI has no network configuration loaded; older kubelets' words too.
 pub(crate) const NETWORK_NOT_READY: &[&str] =
     &["network not ready", "cni plugin not initialized", "cni config uninitialized"];
+
+/// A kubelet that sends no heartbeat any more, from the fault on. The grace period (50 s; 40 s up to Kubernetes 1.31)
+/// counts from the last heartbeat, up to 10 s before the fault, and the controller looks each 5 s. Seen: 44 to 63 s.
+pub(crate) const SILENCED: Link = Link::unready(Unready::Unknown, 30, 65, 120);
 
 /// How sure so many independent signals make one. One alone is never more than 0.8.
 pub(crate) fn certainty(signals: usize) -> f64 {

@@ -17,7 +17,8 @@ It is seen only from above: at least 55 % of the nodes not heard, all within a m
 nothing. The controller-manager then goes into its own disruption mode: it evicts slowly or not at all.
 
 It is confused with the outage of a zone, where the agents are silent too, and with a step of the controller's clock, \
-after which all nodes go at one instant though Leases are renewed. Nodes that were sick before keep causes of their own.
+after which all nodes go at one instant though Leases are renewed. In a cluster of one or two nodes it cannot be told. \
+Nodes that were sick before keep causes of their own.
 
 Mend the control plane. Draining or replacing nodes adds load and mends nothing. No single node can know this: from one \
 node it looks like a partition.",

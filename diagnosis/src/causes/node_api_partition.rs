@@ -11,7 +11,7 @@ pub(super) static CAUSE: Cause = Cause {
     title: "The node is well, and its heartbeats do not reach the API server",
     about: "\
 The kubelet runs, the runtime answers, and the heartbeats do not arrive: the path between this node and the API server \
-is broken, or saturated. Ready turns Unknown 40 to 55 s later, for this node or its zone.
+is broken, or saturated. Ready turns Unknown 40 to 55 s after the last one, for this node or its zone.
 
 It is seen for sure by dialling the API server from the node: the dial or its TLS handshake fails. This agent does not \
 dial yet. So it is concluded from what is left: Ready stays Unknown, neither Lease nor status arrives, the agent answers \
