@@ -616,4 +616,11 @@ fn a_node_that_is_cut_off_is_told_from_a_control_plane_that_lost_it() {
     assert_eq!(chain(&cut_off), ["node_api_partition", "not_ready"]);
     let all = explain(&silent().cluster(98, peers(Unknown, 58, 8)).case());
     assert_eq!(roots(&all), ["mass_notready_control_plane"]);
+    // Put together by hand, in another order and with repeats; one of them old.
+    let mut again = silent().cluster(98, peers(Unknown, 58, 8)).case();
+    let Source::Known(cluster) = &mut again.cluster else { panic!("it is known") };
+    cluster.peers.reverse();
+    cluster.peers.extend(peers(Unknown, 58, 8));
+    cluster.peers.insert(3, peer("w-3", True, -900, Some(true)));
+    assert_eq!(explain(&again), all);
 }
