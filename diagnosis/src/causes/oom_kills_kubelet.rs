@@ -1,7 +1,7 @@
 use nodewhy_proto::{OomScope, Role, Subject, SubjectKind};
 
 use crate::oom;
-use crate::signs::{SILENCED, certainty, certainty_by, exit_near, exit_told, told};
+use crate::signs::{SILENCED, certainty, exit_near, exit_told};
 use crate::{Answer, Case, Cause, Holding, Link, NodeCase, Scope};
 
 pub(super) static CAUSE: Cause = Cause {
@@ -38,15 +38,7 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
         let Some(finding) = oom::finding(node, &[SubjectKind::Kubelet]) else {
             return oom::none(node, "the kernel log has no OOM kill of a kubelet in this window");
         };
-        return Answer::Yes(Holding {
-            subject: finding.subject.clone(),
-            since: Some(finding.began),
-            ended: Some(finding.began),
-            text: format!("the kernel killed the kubelet for want of memory: {}", finding.summary),
-            because: told(&finding),
-            certainty: certainty_by(node, "oom", 1),
-            remedy: Vec::new(),
-        });
+        return oom::by_finding(node, &finding, "the kubelet");
     };
     let at = kill.event.at;
     let (mut signals, event) = kill.signals(node);
