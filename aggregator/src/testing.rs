@@ -53,6 +53,7 @@ pub(crate) fn verdict(node: &str, conclusion: Conclusion, ready: Option<Conditio
         roots: Vec::new(),
         cycles: Vec::new(),
         contributing: Vec::new(),
+        unexplained: Vec::new(),
         ruled_out: Vec::new(),
         cannot_tell: Vec::new(),
         blind: Vec::new(),

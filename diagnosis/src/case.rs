@@ -212,6 +212,12 @@ impl NodeCase {
             _ => None,
         })
     }
+
+    /// When the kubelet's heart last beat, as its Lease tells: `renewTime`, but never later than we heard of it, for a
+    /// node's clock can be ahead.
+    pub fn heartbeat(&self) -> Option<Timestamp> {
+        self.lease().map(|(lease, observed)| lease.renew_time.min(observed))
+    }
 }
 
 /// Why there is no case.

@@ -1,6 +1,7 @@
 //! From a case to a verdict: every check is run, what holds is joined into a graph by what it leads to, and the
 //! sources of that graph from which the loss of Ready is reached are the roots.
 
+mod began;
 mod conclude;
 mod reach;
 
@@ -12,6 +13,7 @@ use nodewhy_proto::{CouldNotTell, Held, RootCause, RuledOut, Step, Verdict};
 use crate::causes::ALL;
 use crate::graph::Graph;
 use crate::{Answer, Case, Cause, Holding, Scope};
+use began::{FirstLook, Span};
 use reach::{Asked, Reach};
 
 /// How much earlier than its cause a consequence may be dated: the API's times are whole seconds, and a poll dates
@@ -40,6 +42,8 @@ struct Found {
     cause: &'static Cause,
     node: String,
     holding: Holding,
+    /// Where it is dated by the first look that anybody took.
+    first_look: Option<FirstLook>,
 }
 
 fn weigh(causes: &[&'static Cause], case: &Case) -> Verdict {
@@ -49,7 +53,10 @@ fn weigh(causes: &[&'static Cause], case: &Case) -> Verdict {
     for (cause, node, answer) in answers(causes, case) {
         let id = cause.id.to_owned();
         match answer {
-            Answer::Yes(holding) => found.push(Found { cause, node, holding }),
+            Answer::Yes(holding) => {
+                let first_look = case.nodes.get(&node).and_then(|node| began::first_look(node, &holding));
+                found.push(Found { cause, node, holding, first_look });
+            }
             Answer::No { because } if because.is_empty() => {
                 let missing = vec!["the check named no evidence against it".to_owned()];
                 cannot_tell.push(CouldNotTell { cause: id, node, missing });
@@ -59,8 +66,10 @@ fn weigh(causes: &[&'static Cause], case: &Case) -> Verdict {
         }
     }
     let asked = Asked::of(case);
-    let graph = Graph::new(found.len(), arrows(&found));
     let reaches: Vec<Option<Reach>> = found.iter().map(|one| reach::of(one, &asked)).collect();
+    let settle = |(one, reach): (&mut Found, &Option<Reach>)| began::settle(one, reach.as_ref(), &asked);
+    let spans: Vec<Span> = found.iter_mut().zip(&reaches).map(settle).collect();
+    let graph = Graph::new(found.len(), arrows(&found, &spans));
     let circles = graph.unfed_circles();
     let mut roots: Vec<(Reach, Vec<usize>)> = (0..found.len())
         .filter(|&vertex| graph.is_source(vertex))
@@ -96,6 +105,7 @@ fn weigh(causes: &[&'static Cause], case: &Case) -> Verdict {
         roots: roots.iter().filter_map(|(reach, chain)| root(&found, &asked, reach, chain)).collect(),
         cycles: cycles.iter().map(|cycle| steps(&found, cycle)).collect(),
         contributing,
+        unexplained: conclude::unexplained(&asked, &found).cloned().collect(),
         ruled_out,
         cannot_tell,
         blind: conclude::blind(case),
@@ -120,18 +130,15 @@ fn answers(causes: &[&'static Cause], case: &Case) -> Vec<(&'static Cause, Strin
 
 /// One arrow from each that holds to each that it leads to: on the same node, or across where one of the two is the
 /// cluster's; in the right order in time; within the time that the step takes.
-fn arrows(found: &[Found]) -> Vec<(usize, usize)> {
+fn arrows(found: &[Found], spans: &[Span]) -> Vec<(usize, usize)> {
     let mut arrows = Vec::new();
-    for (from, cause) in found.iter().enumerate() {
+    for (from, (cause, began)) in found.iter().zip(spans).enumerate() {
         for link in cause.cause.leads_to {
-            for (to, effect) in found.iter().enumerate() {
+            for (to, (effect, then)) in found.iter().zip(spans).enumerate() {
                 let near = cause.node == effect.node
                     || cause.cause.scope == Scope::Cluster
                     || effect.cause.scope == Scope::Cluster;
-                if effect.cause.id == link.to
-                    && near
-                    && follows(cause.holding.since, effect.holding.since, link.within)
-                {
+                if effect.cause.id == link.to && near && follows(*began, *then, link.within) {
                     arrows.push((from, to));
                 }
             }
@@ -140,16 +147,20 @@ fn arrows(found: &[Found]) -> Vec<(usize, usize)> {
     arrows
 }
 
-/// Whether something that began at `effect` may come of what began at `cause`. Where a time is not known, the order
-/// is not known either, and does not speak against it.
-fn follows(cause: Option<Timestamp>, effect: Option<Timestamp>, within: Duration) -> bool {
-    let (Some(cause), Some(effect)) = (cause, effect) else { return true };
-    let (earliest, latest) =
-        (cause.saturating_sub(CLOCK_GRAIN), cause.saturating_add(within.saturating_add(CLOCK_GRAIN)));
-    match (earliest, latest) {
-        (Ok(earliest), Ok(latest)) => earliest <= effect && effect <= latest,
-        _ => false,
-    }
+/// Whether something that began within `effect` may come of what began within `cause`. Where a time is not known, the
+/// order is not known either, and does not speak against it.
+fn follows(cause: Span, effect: Span, within: Duration) -> bool {
+    let in_order = match (cause.earliest, effect.latest) {
+        (Some(cause), Some(effect)) => cause.saturating_sub(CLOCK_GRAIN).is_ok_and(|cause| cause <= effect),
+        _ => true,
+    };
+    let in_time = match (cause.latest, effect.earliest) {
+        (Some(cause), Some(effect)) => {
+            cause.saturating_add(within.saturating_add(CLOCK_GRAIN)).is_ok_and(|latest| effect <= latest)
+        }
+        _ => true,
+    };
+    in_order && in_time
 }
 
 fn reached_from(graph: &Graph, reaches: &[Option<Reach>], start: usize) -> bool {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use nodewhy_proto::{Event, EventBody, Evidence, Finding, OomKill, OomScope, OomTask, Role, SubjectKind};
 
-use crate::signs::{api_event, bytes, cited, events_incomplete, within};
-use crate::{Answer, NodeCase};
+use crate::signs::{api_event, bytes, certainty_by, cited, events_incomplete, told, within};
+use crate::{Answer, Holding, NodeCase};
 
 /// A finding of an OOM kill lasts for a minute after the newest kill.
 const FINDING_LASTS: Duration = Duration::from_secs(60);
@@ -67,6 +67,19 @@ pub(crate) fn finding(node: &NodeCase, kinds: &[SubjectKind]) -> Option<Finding>
         finding.finding == "system_process_oom_killed" && kinds.contains(&finding.subject.kind)
     });
     found.max_by_key(|finding| (finding.began, finding.id.clone())).cloned()
+}
+
+/// The answer where the finding is all there is: its event was lost.
+pub(crate) fn by_finding(node: &NodeCase, finding: &Finding, what: &str) -> Answer {
+    Answer::Yes(Holding {
+        subject: finding.subject.clone(),
+        since: Some(finding.began),
+        ended: Some(finding.began),
+        text: format!("the kernel killed {what} for want of memory: {}", finding.summary),
+        because: told(finding),
+        certainty: certainty_by(node, "oom", 1),
+        remedy: Vec::new(),
+    })
 }
 
 /// What the oom collector says of the same moments, in one line each.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use nodewhy_proto::{ConditionStatus, Event, EventBody, Evidence, FactBody, Finding, ProcessChange, Role};
 
 use crate::explain::CLOCK_GRAIN;
-use crate::{Answer, NodeCase};
+use crate::{Answer, Link, NodeCase, Unready};
 
 /// A state that ended this long before Ready was lost may still have cost it: the kubelet reports each 10 s, the
 /// controller looks each 5 s after a grace period of 50 s.
@@ -34,6 +34,10 @@ pub(crate) const RUNTIME_SILENT: &[&str] = &[
 pub(crate) const NETWORK_NOT_READY: &[&str] =
     &["network not ready", "cni plugin not initialized", "cni config uninitialized"];
 
+/// A kubelet that sends no heartbeat any more, from the fault on. The grace period (50 s; 40 s up to Kubernetes 1.31)
+/// counts from the last heartbeat, up to 10 s before the fault, and the controller looks each 5 s. Seen: 44 to 63 s.
+pub(crate) const SILENCED: Link = Link::unready(Unready::Unknown, 30, 65, 120);
+
 /// How sure so many independent signals make one. One alone is never more than 0.8.
 pub(crate) fn certainty(signals: usize) -> f64 {
     match signals {
@@ -56,18 +60,22 @@ pub(crate) fn standing<'a>(node: &'a NodeCase, name: &str) -> Option<&'a Finding
     let stages = node.unready();
     let newest = stages.last().map(|stage| stage.at);
     let first = stages.first().map(|stage| stage.at);
-    let matters = |finding: &&Finding| match (finding.ended, first) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(ended), Some(lost)) => lost.saturating_sub(STILL_COUNTS).is_ok_and(|from| ended >= from),
-    };
     let began_after =
         |finding: &Finding| newest.is_some_and(|lost| !within(lost, finding.began, Duration::ZERO));
     let found = node.findings.known().into_iter().flatten().filter(|finding| finding.finding == name);
     // What began before the loss explains it; what began after it does not, though it may hold now.
-    found.filter(matters).min_by_key(|finding| {
+    found.filter(|finding| still_counts(finding, first)).min_by_key(|finding| {
         (began_after(finding), finding.ended.is_some(), finding.began, finding.id.clone())
     })
+}
+
+/// Whether a finding holds, or ended too late to be innocent of Ready's loss, which was at `lost` and lasts.
+pub(crate) fn still_counts(finding: &Finding, lost: Option<Timestamp>) -> bool {
+    match (finding.ended, lost) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(ended), Some(lost)) => lost.saturating_sub(STILL_COUNTS).is_ok_and(|from| ended >= from),
+    }
 }
 
 /// Whether `time` is not later than `limit` and `slack`, give or take the clocks' grain.
@@ -135,12 +143,13 @@ pub(crate) fn ready_says(node: &NodeCase, words: &[&str], since: Timestamp) -> O
 /// The Lease, where it was not renewed since `since` although it is due each 10 s.
 pub(crate) fn lease_stale_since(node: &NodeCase, since: Timestamp, now: Timestamp) -> Option<Evidence> {
     let (lease, _) = node.lease()?;
+    let renewed = node.heartbeat()?;
     let due = Duration::from_secs(u64::from(lease.duration_seconds) / 4).saturating_add(CLOCK_GRAIN);
-    let overdue = !within(lease.renew_time, now, due);
-    (within(since, lease.renew_time, CLOCK_GRAIN) && overdue).then(|| {
-        let seconds = now.duration_since(lease.renew_time).as_secs();
+    let overdue = !within(renewed, now, due);
+    (within(since, renewed, CLOCK_GRAIN) && overdue).then(|| {
+        let seconds = now.duration_since(renewed).as_secs();
         let text = format!("the Lease was not renewed for {seconds} s");
-        Evidence::new(text, format!("Lease {}", node.id.name)).with_time(lease.renew_time)
+        Evidence::new(text, format!("Lease {}", node.id.name)).with_time(renewed)
     })
 }
 

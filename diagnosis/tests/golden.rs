@@ -1,8 +1,8 @@
 //! Whole verdicts for whole cases: `tests/cases/NAME/case.json` gives `tests/cases/NAME/verdict.json`.
 //!
-//! The facts are recorded watch events of a real node: kubelet 1.36.2, containerd 2.1.9, Linux 7.2.13, Debian sid;
-//! the Ready messages stand as the API server sent them. Findings and events are written after the same episodes' times,
-//! in the agent's contract. `NODEWHY_BLESS=1 cargo test -p nodewhy-diagnosis` writes the verdicts anew: read the
+//! The facts are recorded watch events of real nodes: kubelet 1.36.2, containerd 2.1.9, Linux 7.2.13, Debian sid; in
+//! the folders named so, kubelet 1.32.6, containerd 1.6.20, Linux 6.1.192, Debian 12. The Ready messages stand as the API
+//! server sent them. Findings and events are written after the same episodes' times, in the agent's contract. `NODEWHY_BLESS=1 cargo test -p nodewhy-diagnosis` writes the verdicts anew: read the
 //! difference before you commit it.
 #![expect(clippy::disallowed_methods, reason = "the test reads its own files")]
 
@@ -12,13 +12,17 @@ use nodewhy_diagnosis::{explain, read_case};
 use nodewhy_proto::{Conclusion, Verdict};
 
 /// Each case's root, and whether Ready was lost already: blessing cannot change these.
-const EXPECTED: [(&str, &str, bool); 6] = [
+const EXPECTED: [(&str, &str, bool); 10] = [
     ("cni-uninitialized", "cni_config_missing", true),
+    ("cni-uninitialized-1.32.6", "cni_config_missing", true),
     ("kubelet-killed", "kubelet_down", true),
+    ("kubelet-killed-1.32.6", "kubelet_down", true),
     ("kubelet-killed-before-the-loss", "kubelet_down", false),
     ("pleg", "containerd_hung", true),
+    ("pleg-1.32.6", "containerd_hung", true),
     ("pleg-before-the-loss", "containerd_hung", false),
     ("runtime-down", "containerd_dead", true),
+    ("runtime-down-1.32.6", "containerd_dead", true),
 ];
 
 fn cases() -> PathBuf {

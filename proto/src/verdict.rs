@@ -1,7 +1,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{ConditionStatus, Evidence, Subject};
+use crate::{ConditionStatus, Evidence, Finding, Subject};
 
 /// What an explanation came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,7 +13,8 @@ pub enum Conclusion {
     Deadlock,
     /// The node is not Ready, or is suspected, and no cause in the catalogue holds.
     NoCauseFound,
-    /// The node is Ready, as far as is known, and nothing abnormal holds.
+    /// The node is Ready, as far as is known, and no critical finding holds that a cause does not account for. Warnings
+    /// may hold, and so may causes that do not take Ready away: a pod at its memory limit, say.
     Healthy,
     /// A conclusion that this reader does not know.
     #[serde(other)]
@@ -128,6 +129,10 @@ pub struct Verdict {
     pub cycles: Vec<Vec<Step>>,
     /// What holds too and is no root.
     pub contributing: Vec<Held>,
+    /// Critical findings on this node that no cause above cites: they are told whatever was concluded, for a catalogue
+    /// does not know every fault.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unexplained: Vec<Finding>,
     /// What was ruled out, and why.
     pub ruled_out: Vec<RuledOut>,
     /// What can't be told, and what is missing.

@@ -133,11 +133,9 @@ impl AgentView {
     /// An event of the stream.
     pub(crate) fn take_event(&mut self, mut event: Event, now: Timestamp) -> Taken {
         self.cursor = Some(event.cursor.clone());
-        if let EventBody::Gap(_) = event.body {
-            return Taken::Gap;
-        }
+        let gap = matches!(event.body, EventBody::Gap(_));
         if !self.ids.insert(event.id.clone()) {
-            return Taken::Repeat;
+            return if gap { Taken::Gap } else { Taken::Repeat };
         }
         correct_event(&mut event, self.correction(), now);
         match &event.body {
@@ -169,7 +167,8 @@ impl AgentView {
             self.ids.remove(&oldest.id);
         }
         self.forget(now);
-        Taken::New
+        // A gap is kept as well: with a hole in the events, "no such kill" is not known.
+        if gap { Taken::Gap } else { Taken::New }
     }
 
     /// One that has ended stays so: a late report of its life does not revive it.
@@ -345,6 +344,11 @@ mod tests {
         let gap = nodewhy_proto::Gap { from: "a".to_owned(), to: "b".to_owned(), count: None };
         assert_eq!(view.take_event(event(9, 0, EventBody::Gap(gap)), at(1)), Taken::Gap);
         assert_eq!(view.cursor.as_deref(), Some("9"));
+        let kept = |view: &AgentView| view.events_within(at(-1), at(1)).known().map(Vec::len);
+        assert_eq!(kept(&view), Some(1), "a diagnosis must know of the hole");
+        let again = event(9, 0, view.events().next().unwrap().body.clone());
+        assert_eq!(view.take_event(again, at(2)), Taken::Gap, "what was missed is read anew each time");
+        assert_eq!(kept(&view), Some(1));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub(crate) struct Substance {
     roots: Vec<Root>,
     cycles: BTreeSet<Vec<String>>,
     contributing: BTreeSet<(String, String, Subject)>,
+    unexplained: BTreeSet<(String, Subject)>,
     /// Only while nothing is explained: then what can't be told is what the verdict says.
     cannot_tell: BTreeSet<String>,
 }
@@ -44,6 +45,11 @@ impl Substance {
             roots: verdict.roots.iter().map(root).collect(),
             cycles: verdict.cycles.iter().map(ids).collect(),
             contributing: verdict.contributing.iter().map(held).collect(),
+            unexplained: verdict
+                .unexplained
+                .iter()
+                .map(|finding| (finding.finding.clone(), finding.subject.clone()))
+                .collect(),
             cannot_tell: if explains(verdict) {
                 BTreeSet::new()
             } else {

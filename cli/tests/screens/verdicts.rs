@@ -38,6 +38,7 @@ fn verdict(node: &str, time: &str, conclusion: Conclusion) -> Verdict {
         roots: Vec::new(),
         cycles: Vec::new(),
         contributing: Vec::new(),
+        unexplained: vec![],
         ruled_out: Vec::new(),
         cannot_tell: Vec::new(),
         blind: Vec::new(),
@@ -109,6 +110,7 @@ pub(crate) fn oom() -> Verdict {
     Verdict {
         ready_since: Some(at("03:14:42")),
         roots: vec![root],
+        unexplained: vec![],
         ruled_out: vec![
             no("disk_slow", "nvme0n1 awaits 2 ms"),
             no("node_api_partition", "our own dial to the API server: 12 ms"),
@@ -185,6 +187,7 @@ pub(crate) fn nothing_found() -> Verdict {
     Verdict {
         ready_since: Some(at("04:10:11")),
         ready_message: "Kubelet stopped posting node status.".to_owned(),
+        unexplained: vec![],
         ruled_out: (0..12).map(|index| no(&format!("cause_{index}"), "nothing of the kind")).collect(),
         cannot_tell: vec![
             unknown(
@@ -264,6 +267,7 @@ pub(crate) fn hung() -> Verdict {
         ready: Some(ConditionStatus::True),
         ready_since: Some("2026-11-09T10:00:00Z".parse().unwrap()),
         roots: vec![root],
+        unexplained: vec![],
         ruled_out: vec![no("containerd_dead", "the socket accepts connections")],
         ..verdict("worker-7", "03:14:41", Conclusion::Explained)
     }
@@ -272,6 +276,7 @@ pub(crate) fn hung() -> Verdict {
 pub(crate) fn healthy() -> Verdict {
     Verdict {
         ready: None,
+        unexplained: vec![],
         ruled_out: (0..12).map(|index| no(&format!("cause_{index}"), "nothing of the kind")).collect(),
         cannot_tell: vec![unknown("node_api_partition", &["no API server is asked"])],
         blind: strings(&["runtime: absent (no CRI socket in the usual places, and no kubelet here)"]),

@@ -3,9 +3,10 @@ use std::time::Duration;
 use nodewhy_proto::{ConditionStatus, Evidence, Role};
 
 use crate::signs::{
-    against, certainty_by, clean, clock_time, exit_near, exit_told, lease_stale_since, standing, told, within,
+    SILENCED, against, certainty_by, clean, clock_time, exit_near, exit_told, lease_stale_since, standing,
+    told, within,
 };
-use crate::{Answer, Case, Cause, Holding, Link, NodeCase, Scope, Unready};
+use crate::{Answer, Case, Cause, Holding, NodeCase, Scope};
 
 pub(super) static CAUSE: Cause = Cause {
     id: "kubelet_down",
@@ -25,7 +26,7 @@ for the cluster all the same.
 Its last lines tell why it ended. If the kernel killed it for want of memory, that is the root. The node cannot tell \
 whether a person or a tool stopped the unit.",
     scope: Scope::Node,
-    leads_to: &[Link::unready(Unready::Unknown, 40, 55, 120)],
+    leads_to: &[SILENCED],
     remedy: &[
         "systemctl start kubelet",
         "journalctl -u kubelet -n 100 and systemctl status kubelet tell how it ended.",

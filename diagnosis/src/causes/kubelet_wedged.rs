@@ -1,14 +1,16 @@
 use nodewhy_proto::Finding;
 
-use crate::signs::{RUNTIME_GONE, against, certainty_by, lease_stale_since, silence, standing, told};
-use crate::{Answer, Case, Cause, Holding, Link, NodeCase, Scope, Unready};
+use crate::signs::{
+    RUNTIME_GONE, SILENCED, against, certainty_by, lease_stale_since, silence, standing, told,
+};
+use crate::{Answer, Case, Cause, Holding, NodeCase, Scope};
 
 pub(super) static CAUSE: Cause = Cause {
     id: "kubelet_wedged",
     title: "The kubelet is alive and does nothing",
     about: "\
 The kubelet's process is there, and does not work: it is stopped by a signal (state T), or locked up in itself. If its \
-heartbeats stop too, Ready turns Unknown 40 to 55 s later. If only its sync loop is stuck, Ready may stay True while no \
+heartbeats stop too, Ready turns Unknown 40 to 55 s after the last one. If only its sync loop is stuck, Ready may stay True while no \
 pod is started or ended.
 
 It is seen by the process's state, or by a health endpoint (port 10248) that takes the connection and does not answer, \
@@ -20,7 +22,7 @@ hung or missing runtime rules this cause out. And it is confused with a kubelet 
 An \"ok\" on 10248 proves nothing: it is a ping, and says ok while the sync loop is stuck. The loop's own check is on \
 port 10250, which asks for a credential with nodes/healthz. Without it, nobody on the node can rule this cause out.",
     scope: Scope::Node,
-    leads_to: &[Link::unready(Unready::Unknown, 40, 55, 120)],
+    leads_to: &[SILENCED],
     remedy: &[
         "kill -QUIT $(pidof kubelet) writes its stacks to the journal and ends it; systemd starts it again.",
         "journalctl -u kubelet keeps the stacks: look for what they all wait for.",

@@ -17,7 +17,8 @@ It is seen only from above: at least 55 % of the nodes not heard, all within a m
 nothing. The controller-manager then goes into its own disruption mode: it evicts slowly or not at all.
 
 It is confused with the outage of a zone, where the agents are silent too, and with a step of the controller's clock, \
-after which all nodes go at one instant though Leases are renewed. Nodes that were sick before keep causes of their own.
+after which all nodes go at one instant though Leases are renewed. In a cluster of one or two nodes it cannot be told. \
+Nodes that were sick before keep causes of their own.
 
 Mend the control plane. Draining or replacing nodes adds load and mends nothing. No single node can know this: from one \
 node it looks like a partition.",
@@ -38,6 +39,8 @@ const MORE_THAN: usize = 2;
 const ONE_GRACE_PERIOD: Duration = Duration::from_secs(60);
 /// An older view of the cluster says nothing about now.
 const VIEW_HOLDS: Duration = Duration::from_secs(60);
+/// A Lease is renewed each 10 s, with retries within 7 s more.
+const FRESH: Duration = Duration::from_secs(20);
 /// So many of the agents that were asked must be well.
 const AGENTS_WELL: f64 = 0.8;
 
@@ -55,13 +58,21 @@ fn check(case: &Case, node: &NodeCase) -> Answer {
     }
     let lost = lost_together(cluster);
     let of = cluster.peers.len();
-    if lost.len() <= MORE_THAN || ratio(lost.len(), of) < DISRUPTED {
+    if ratio(lost.len(), of) < DISRUPTED {
         let text = format!("{} of {of} nodes were lost within one grace period", lost.len());
         return Answer::No { because: vec![view(cluster, text)] };
     }
     if !lost.iter().any(|peer| peer.name == node.id.name) {
         let text = format!("{} of {of} nodes were lost at once; this node is not among them", lost.len());
         return Answer::No { because: vec![view(cluster, text)] };
+    }
+    if lost.len() <= MORE_THAN {
+        let missing = format!(
+            "more nodes: {} of {of} were lost within one grace period, too few to tell the control plane's fault from \
+             their own",
+            lost.len()
+        );
+        return Answer::CannotTell { missing: vec![missing] };
     }
     let asked = lost.iter().filter(|peer| peer.agent_well.is_some()).count();
     let well = lost.iter().filter(|peer| peer.agent_well == Some(true)).count();
@@ -74,14 +85,27 @@ fn check(case: &Case, node: &NodeCase) -> Answer {
     if ratio(well, asked) < AGENTS_WELL {
         return Answer::No { because: vec![view(cluster, format!("{text}, and only {agents}"))] };
     }
+    let mut because =
+        vec![view(cluster, text.clone()), Evidence::new(agents.clone(), "the agents of these nodes")];
+    // Two signals: the API's view, and the agents' own.
+    let mut certainty = certainty(2);
+    let beats = |peer: &&&Peer| peer.lease_renewed.is_some_and(|beat| within(beat, cluster.heard, FRESH));
+    let fresh = lost.iter().filter(beats).count();
+    if ratio(fresh, lost.len()) >= 0.5 {
+        certainty = certainty.min(0.6);
+        let text = format!(
+            "{fresh} of their Leases are renewed all the same: it ends just now, or the controller-manager's clock was \
+             stepped (look at it)"
+        );
+        because.push(Evidence::new(text, "the API server's list of Leases").with_time(cluster.heard));
+    }
     Answer::Yes(Holding {
         subject: Subject::new(SubjectKind::ApiServer, ""),
         since: lost.iter().filter_map(|peer| peer.ready_since).min(),
         ended: None,
         text: format!("{text} while {agents}: the control plane lost them"),
-        because: vec![view(cluster, text), Evidence::new(agents, "the agents of these nodes")],
-        // Two signals: the API's view, and the agents' own.
-        certainty: certainty(2),
+        because,
+        certainty,
         remedy: Vec::new(),
     })
 }
@@ -144,6 +168,17 @@ mod tests {
     }
 
     #[test]
+    fn leases_that_are_renewed_all_the_same_point_to_the_controllers_clock() {
+        let mut peers = lost(18, Some(true));
+        peers.iter_mut().for_each(|peer| peer.lease_renewed = Some(at(5)));
+        assert_eq!(well().cluster(95, peers.clone()).yes(&CAUSE).certainty, 0.9);
+        peers.iter_mut().for_each(|peer| peer.lease_renewed = Some(at(90)));
+        let yes = well().cluster(95, peers).yes(&CAUSE);
+        assert_eq!(yes.certainty, 0.6);
+        assert!(yes.because.last().unwrap().text.contains("18 of their Leases"));
+    }
+
+    #[test]
     fn few_nodes_or_sick_agents_or_not_this_one_is_no() {
         assert!(well().cluster(95, lost(10, Some(true))).no(&CAUSE).contains("10 of 20"));
         assert!(well().cluster(95, lost(18, Some(false))).no(&CAUSE).contains("only 0 of 18"));
@@ -158,9 +193,40 @@ mod tests {
     }
 
     #[test]
+    fn in_a_cluster_of_one_or_two_nodes_it_cannot_be_told() {
+        let all = |count| lost(20, Some(true)).into_iter().take(count).collect::<Vec<_>>();
+        assert!(well().cluster(95, all(1)).cannot_tell(&CAUSE).contains("1 of 1"));
+        assert!(well().cluster(95, all(2)).cannot_tell(&CAUSE).contains("2 of 2"));
+        well().cluster(95, all(3)).yes(&CAUSE);
+        // One of two is not most of them, nor is nobody of nobody.
+        let mut half = all(2);
+        half[1].ready = True;
+        well().cluster(95, half).no(&CAUSE);
+        well().cluster(95, vec![]).no(&CAUSE);
+    }
+
+    #[test]
+    fn the_boundary_is_the_controllers_own() {
+        // 11 of 20 are 55 %.
+        well().cluster(95, lost(11, Some(true))).yes(&CAUSE);
+        well().cluster(95, lost(10, Some(true))).no(&CAUSE);
+        // 15 of 18 agents are 83 %, 14 are 78 %.
+        for (sick, holds) in [(3, true), (4, false)] {
+            let mut peers = lost(18, Some(true));
+            peers.iter_mut().take(sick).for_each(|peer| peer.agent_well = Some(false));
+            let made = well().cluster(95, peers);
+            if holds { drop(made.yes(&CAUSE)) } else { drop(made.no(&CAUSE)) }
+        }
+    }
+
+    #[test]
     fn it_cannot_be_told_from_one_node_from_an_old_view_or_without_agents() {
         well().cannot_tell(&CAUSE);
         well().cluster(-60, lost(18, Some(true))).cannot_tell(&CAUSE);
+        // An agent that does not answer is neither well nor sick: a zone's outage looks like this.
+        let mut few = lost(18, None);
+        few.iter_mut().take(8).for_each(|peer| peer.agent_well = Some(true));
+        assert!(well().cluster(95, few).cannot_tell(&CAUSE).contains("8 of their agents"));
         assert!(well().cluster(95, lost(18, None)).cannot_tell(&CAUSE).contains("0 of their agents"));
     }
 }

@@ -1,8 +1,8 @@
 use nodewhy_proto::{OomScope, Role, Subject, SubjectKind};
 
 use crate::oom;
-use crate::signs::{certainty, certainty_by, exit_near, exit_told, told};
-use crate::{Answer, Case, Cause, Holding, Link, NodeCase, Scope, Unready};
+use crate::signs::{SILENCED, certainty, exit_near, exit_told};
+use crate::{Answer, Case, Cause, Holding, Link, NodeCase, Scope};
 
 pub(super) static CAUSE: Cause = Cause {
     id: "oom_kills_kubelet",
@@ -23,7 +23,7 @@ Free the memory first: find the biggest and give it a limit. Reserve memory for 
 is -999 by its own setting; another value is a fault in the unit. A kill at the limit of the kubelet's own unit is a \
 matter of that limit, not of the node's memory.",
     scope: Scope::Node,
-    leads_to: &[Link::new("kubelet_down", 30), Link::unready(Unready::Unknown, 40, 55, 120)],
+    leads_to: &[Link::new("kubelet_down", 30), SILENCED],
     remedy: &[
         "systemctl status kubelet; if it does not run: systemctl start kubelet",
         "Find the biggest consumer in the kernel's task table: journalctl -k | grep -B 60 oom-kill:",
@@ -38,15 +38,7 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
         let Some(finding) = oom::finding(node, &[SubjectKind::Kubelet]) else {
             return oom::none(node, "the kernel log has no OOM kill of a kubelet in this window");
         };
-        return Answer::Yes(Holding {
-            subject: finding.subject.clone(),
-            since: Some(finding.began),
-            ended: Some(finding.began),
-            text: format!("the kernel killed the kubelet for want of memory: {}", finding.summary),
-            because: told(&finding),
-            certainty: certainty_by(node, "oom", 1),
-            remedy: Vec::new(),
-        });
+        return oom::by_finding(node, &finding, "the kubelet");
     };
     let at = kill.event.at;
     let (mut signals, event) = kill.signals(node);

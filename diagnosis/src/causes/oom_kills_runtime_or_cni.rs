@@ -1,7 +1,7 @@
 use nodewhy_proto::{OomKill, Role, Subject, SubjectKind};
 
 use crate::oom;
-use crate::signs::{certainty, certainty_by, exit_near, exit_told, is_shim, told};
+use crate::signs::{certainty, exit_near, exit_told, is_shim};
 use crate::{Answer, Case, Cause, Holding, Link, NodeCase, Scope};
 
 pub(super) static CAUSE: Cause = Cause {
@@ -43,15 +43,7 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
                 "the kernel log has no OOM kill of a runtime or network plugin in this window",
             );
         };
-        return Answer::Yes(Holding {
-            subject: finding.subject.clone(),
-            since: Some(finding.began),
-            ended: Some(finding.began),
-            text: format!("the kernel killed a system process for want of memory: {}", finding.summary),
-            because: told(&finding),
-            certainty: certainty_by(node, "oom", 1),
-            remedy: Vec::new(),
-        });
+        return oom::by_finding(node, &finding, "a system process");
     };
     let at = kill.event.at;
     let (mut signals, event) = kill.signals(node);

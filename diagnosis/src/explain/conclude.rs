@@ -6,7 +6,7 @@ use nodewhy_proto::{Conclusion, ConditionStatus, EventBody, Finding, Outcome, Se
 
 use super::Found;
 use super::reach::{Asked, Reach};
-use crate::signs::source_of;
+use crate::signs::{source_of, still_counts};
 use crate::{Case, NodeCase, Source};
 
 /// A Lease that was not renewed for this long is on its way to the grace period's end (40 s up to Kubernetes 1.31).
@@ -26,14 +26,34 @@ pub(super) fn conclusion(
     if !roots.is_empty() {
         return Conclusion::Explained;
     }
-    if is_well(asked, found) { Conclusion::Healthy } else { Conclusion::NoCauseFound }
+    let suspect = unexplained(asked, found).any(Finding::is_active);
+    if !suspect && is_heard(asked) { Conclusion::Healthy } else { Conclusion::NoCauseFound }
 }
 
-/// Ready as far as is known, and nothing critical that no cause accounts for. Where nobody says anything, nothing is
-/// known to be well.
-fn is_well(asked: &Asked<'_>, found: &[Found]) -> bool {
+/// Critical findings on the asked node that no cause cites: they hold, or ended too late to be innocent of the loss of
+/// Ready that lasts.
+pub(super) fn unexplained<'a>(
+    asked: &'a Asked<'_>,
+    found: &'a [Found],
+) -> impl Iterator<Item = &'a Finding> + 'a {
+    let cited = |finding: &Finding| {
+        let source = source_of(finding);
+        found
+            .iter()
+            .filter(|one| one.node == asked.name)
+            .any(|one| one.holding.because.iter().any(|evidence| evidence.source == source))
+    };
+    let lost = asked.stages.first().map(|stage| stage.at);
+    let findings = asked.node.and_then(|node| node.findings.known()).into_iter().flatten();
+    findings.filter(move |finding| {
+        finding.severity == Severity::Critical && still_counts(finding, lost) && !cited(finding)
+    })
+}
+
+/// Whether the node is Ready, as far as is known. Where nobody says anything, nothing is known to be well.
+fn is_heard(asked: &Asked<'_>) -> bool {
     let Some(node) = asked.node else { return false };
-    let heard = match node.ready().map(|ready| ready.status) {
+    match node.ready().map(|ready| ready.status) {
         Some(ConditionStatus::True) => {
             let silent = asked
                 .renewed()
@@ -48,20 +68,7 @@ fn is_well(asked: &Asked<'_>, found: &[Found]) -> bool {
             node.findings.known().is_some()
                 && node.collectors.known().is_some_and(|all| all.values().any(Outcome::is_read))
         }
-    };
-    // A cause that holds accounts for the findings that it cites.
-    let accounted = |finding: &Finding| {
-        let source = source_of(finding);
-        found
-            .iter()
-            .filter(|one| one.node == asked.name)
-            .any(|one| one.holding.because.iter().any(|evidence| evidence.source == source))
-    };
-    let suspect =
-        node.findings.known().into_iter().flatten().any(|finding| {
-            finding.is_active() && finding.severity == Severity::Critical && !accounted(finding)
-        });
-    heard && !suspect
+    }
 }
 
 /// Collectors that are absent, failed or stuck, sources that could not be asked, holes in the stream of events.

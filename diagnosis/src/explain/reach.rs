@@ -5,12 +5,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use nodewhy_proto::{ConditionStatus, Evidence, Step};
 
+use super::began::Span;
 use super::{Found, follows};
 use crate::signs::clock_time;
 use crate::{Case, Link, NOT_READY, NodeCase, Scope, Shows, Stage, Unready};
 
 /// A heartbeat that came this long after a fault shows that the fault did not silence the kubelet.
-const HEARTBEAT_GRACE: Duration = Duration::from_secs(5);
+pub(super) const HEARTBEAT_GRACE: Duration = Duration::from_secs(5);
 
 /// What is known of the asked node's Ready condition.
 pub(super) struct Asked<'a> {
@@ -26,7 +27,7 @@ pub(super) struct Asked<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
     /// Ready was lost as this cause loses it. `current`: and the API still says so today.
-    Happened { stage: Stage, current: bool },
+    Happened { link: &'static Link, stage: Stage, current: bool },
     /// Ready is True as far as anybody knows; this cause takes it away.
     Expected { link: &'static Link },
     /// The cause holds, on a machine without a kubelet that could lose Ready.
@@ -53,7 +54,7 @@ impl<'a> Asked<'a> {
 
     /// The Lease's newest renewal.
     pub(super) fn renewed(&self) -> Option<Timestamp> {
-        self.node?.lease().map(|(lease, _)| lease.renew_time)
+        self.node?.heartbeat()
     }
 }
 
@@ -69,7 +70,7 @@ pub(super) fn of(one: &Found, asked: &Asked<'_>) -> Option<Reach> {
             asked.stages.iter().filter(|stage| explains(one, link, stage, asked)).collect();
         if let Some(first) = matching.first() {
             let current = matching.iter().any(|stage| Some(stage.status) == last);
-            return Some(Reach::Happened { stage: (*first).clone(), current });
+            return Some(Reach::Happened { link, stage: (*first).clone(), current });
         }
         // What is over, or holds elsewhere, takes nothing away any more. A Node object that is gone has no Ready.
         let gone = asked.node.is_none_or(NodeCase::node_deleted);
@@ -88,9 +89,10 @@ fn explains(one: &Found, link: &Link, stage: &Stage, asked: &Asked<'_>) -> bool 
             stage.status == ConditionStatus::False && signs.iter().any(|sign| stage.message.contains(sign))
         }
     };
-    shown
-        && follows(one.holding.since, Some(stage.at), link.within)
-        && !(one.cause.scope == Scope::Node && heard_after(one, stage, asked))
+    let began = Span::at(one.holding.since);
+    let in_time = follows(began, Span::at(Some(stage.at)), link.within)
+        || one.first_look.is_some_and(|look| look.may_precede(link, stage, asked));
+    shown && in_time && !(one.cause.scope == Scope::Node && heard_after(one, stage, asked))
 }
 
 /// Whether the kubelet's heart beat after the fault and before it was missed: then this fault did not silence it.

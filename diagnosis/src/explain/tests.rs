@@ -1,6 +1,6 @@
 use nodewhy_proto::ConditionStatus::{False, True, Unknown};
 use nodewhy_proto::SubjectKind::{Cni, Kubelet, Runtime};
-use nodewhy_proto::{Conclusion, FactBody, OomScope, Outcome, Role, Step, Subject};
+use nodewhy_proto::{Conclusion, FactBody, OomScope, Outcome, Role, Severity, Step, Subject};
 use proptest::prelude::*;
 
 use super::*;
@@ -315,12 +315,15 @@ fn report(made: Made, which: usize, second: i64) -> Made {
         11 => made.ready(second, True, "kubelet is posting ready status"),
         12 => made.renewed(second),
         13 => made.failed("runtime"),
+        14 => outcome(made, second, "runtime", Outcome::Read),
+        15 => outcome(made, second, "kubelet", Outcome::Read),
+        16 => outcome(made, second, "kubelet", Outcome::Stuck { since: at(second) }),
         _ => found(made, "kubelet", "kubelet_stopped", Kubelet),
     }
 }
 
 fn any_case() -> impl Strategy<Value = Made> {
-    proptest::collection::vec((0_usize..15, -300_i64..100), 0..12)
+    proptest::collection::vec((0_usize..18, -300_i64..100), 0..12)
         .prop_map(|told| told.into_iter().fold(well(), |made, (which, second)| report(made, which, second)))
 }
 
@@ -362,7 +365,9 @@ proptest! {
 
     #[test]
     fn every_verdict_is_whole(made in any_case()) {
-        let verdict = explain(&made.case());
+        let case = made.case();
+        let made_findings = case.asked().unwrap().findings.known().unwrap();
+        let verdict = explain(&case);
         for root in &verdict.roots {
             prop_assert!(!root.because.is_empty() && !root.remedy.is_empty());
             prop_assert!((0.0..=1.0).contains(&root.certainty));
@@ -376,6 +381,15 @@ proptest! {
         let mut said: Vec<&String> = said.collect();
         said.sort();
         let all: Vec<&str> = ALL.iter().map(|cause| cause.id).collect();
+        let critical = made_findings.iter().filter(|f| f.is_active() && f.severity == Severity::Critical);
+        for finding in critical {
+            let source = crate::signs::source_of(finding);
+            let because = verdict.roots.iter().flat_map(|root| &root.because)
+                .chain(verdict.contributing.iter().flat_map(|held| &held.because));
+            // No critical finding that holds is hidden.
+            prop_assert!(because.map(|one| &one.source).any(|cited| *cited == source)
+                || verdict.unexplained.contains(finding));
+        }
         // Each cause stands in one place, and none is forgotten.
         prop_assert_eq!(said, all);
         prop_assert!(verdict.conclusion != Conclusion::Healthy || verdict.ready == Some(True));
@@ -482,4 +496,131 @@ fn the_whole_story_is_told_not_its_shortcut() {
     static B_ONLY: Cause = made_up("b", &[Link::new(NOT_READY, 60)], |_, _| holds("b", 1));
     let verdict = explain_with(&[&B_ONLY, &A_ONLY, &FIRST], &well().case());
     assert_eq!(chain(&verdict), ["first", "a", "b", "not_ready"]);
+}
+
+#[test]
+fn a_critical_finding_that_no_cause_cites_is_told_whatever_was_concluded() {
+    let unexplained = |verdict: &Verdict| {
+        verdict.unexplained.iter().map(|finding| finding.finding.clone()).collect::<Vec<_>>()
+    };
+    // A CNI file that is there, valid, and not loaded (moved in by rename): both CNI causes are ruled out, and what the
+    // runtime says is what is left.
+    let not_loaded = well().found("runtime", "runtime_network_not_ready", Cni, "NetworkPluginNotReady", 10);
+    let said = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
+                message:Network plugin returns error: cni plugin not initialized";
+    let verdict = explain(&not_loaded.ready(20, False, said).case());
+    assert_eq!(verdict.conclusion, Conclusion::NoCauseFound);
+    assert_eq!(unexplained(&verdict), ["runtime_network_not_ready"]);
+    assert!(verdict.ruled_out.iter().any(|out| out.cause == "cni_config_missing"));
+    // Beside a root too; and one that is cited is not told twice.
+    let node = nodewhy_proto::SubjectKind::Node;
+    let beside = hung().found("pressure", "memory_thrash", node, "", 5).to(20);
+    let verdict = explain(&beside.case());
+    assert_eq!(
+        (roots(&verdict), unexplained(&verdict)),
+        (vec!["containerd_hung"], vec!["memory_thrash".into()])
+    );
+    // One that was over long before the loss of Ready is history; one that ended into it is not.
+    let thrash = |until| well().found_until("pressure", "memory_thrash", node, "", (-300, Some(until)));
+    let lost = |until| explain(&thrash(until).ready(60, Unknown, SILENT).case());
+    assert!(unexplained(&lost(-100)).is_empty());
+    assert_eq!(unexplained(&lost(30)), ["memory_thrash"]);
+    assert_eq!(explain(&thrash(30).case()).conclusion, Conclusion::Healthy);
+}
+
+fn outcome(made: Made, second: i64, collector: &str, result: Outcome) -> Made {
+    let changed = nodewhy_proto::EventBody::OutcomeChanged { collector: collector.to_owned(), result };
+    made.happened(&format!("outcome/{collector}@{second}"), second, collector, changed)
+}
+
+fn refused(second: i64) -> Made {
+    well().found("runtime", "runtime_refused", Runtime, "/run/containerd/containerd.sock", second)
+}
+
+#[test]
+fn what_the_first_look_finds_may_have_begun_before_the_loss() {
+    // The agent was started a minute after Ready was lost.
+    let late = outcome(refused(60).ready(0, False, DOWN), 60, "runtime", Outcome::Read);
+    let verdict = explain(&late.clone().case());
+    assert_eq!(chain(&verdict), ["containerd_dead", "not_ready"]);
+    let root = &verdict.roots[0];
+    assert_eq!((root.since, root.chain[0].at, root.certainty), (None, None, 0.7));
+    assert!(root.chain[0].text.contains("already at the first look, at 08:01:00"), "{}", root.chain[0].text);
+    // What Ready says must fit all the same.
+    let other = outcome(refused(60).ready(0, Unknown, SILENT), 60, "runtime", Outcome::Read);
+    assert_eq!(explain(&other.case()).conclusion, Conclusion::NoCauseFound);
+    // Not at the first look, or with nothing known of a first look: it began after the loss.
+    let later = outcome(refused(90).ready(0, False, DOWN), 60, "runtime", Outcome::Read);
+    assert_eq!(explain(&later.case()).conclusion, Conclusion::NoCauseFound);
+    assert_eq!(explain(&refused(60).ready(0, False, DOWN).case()).conclusion, Conclusion::NoCauseFound);
+    let another = outcome(refused(60).ready(0, False, DOWN), 60, "cni", Outcome::Read);
+    assert_eq!(explain(&another.case()).conclusion, Conclusion::NoCauseFound);
+}
+
+#[test]
+fn somebody_who_looked_when_ready_was_lost_would_have_seen_it() {
+    let blind = |from| {
+        let made = outcome(refused(60).ready(0, False, DOWN), -500, "runtime", Outcome::Read);
+        let made = outcome(made, from, "runtime", Outcome::Failed { error: "permission denied".into() });
+        explain(&outcome(made, 60, "runtime", Outcome::Read).case())
+    };
+    assert_eq!(roots(&blind(-60)), ["containerd_dead"]);
+    // A dead runtime costs Ready after 30 s at the soonest, and ten seconds before it was seen to answer.
+    assert_eq!(blind(-10).conclusion, Conclusion::NoCauseFound);
+    assert_eq!(blind(30).conclusion, Conclusion::NoCauseFound);
+}
+
+#[test]
+fn a_kill_is_the_root_of_what_an_agent_that_died_too_found_late() {
+    let story = |heard| {
+        let found = kubelet_gone(100)
+            .killed(9, kill(OomScope::Global, Role::Kubelet, "kubelet", 998))
+            .ready(54, Unknown, SILENT)
+            .renewed(heard)
+            .to(120);
+        let restarted =
+            outcome(outcome(found, -200, "kubelet", Outcome::Read), 100, "kubelet", Outcome::Read);
+        explain(&restarted.case())
+    };
+    let verdict = story(4);
+    assert_eq!(chain(&verdict), ["oom_kills_kubelet", "kubelet_down", "not_ready"]);
+    assert_eq!(verdict.roots[0].since, Some(at(9)));
+    // A heartbeat after the kill: it was started again, and ended later by something else.
+    assert_eq!(roots(&story(48)), ["kubelet_down"]);
+    // A heartbeat after the loss: what was found at 100 is another death, which did not cost this.
+    assert_eq!(chain(&story(80)), ["oom_kills_kubelet", "not_ready"]);
+}
+
+#[test]
+fn a_clock_that_is_ahead_keeps_no_lease_fresh() {
+    // Renewed for the last time at 10 by everybody's clock but the node's, which is an hour ahead.
+    let lease = nodewhy_proto::Lease { renew_time: at(3610), duration_seconds: 40 };
+    let made = kubelet_gone(12).said(10, "Lease worker-7", FactBody::Lease(lease)).ready(60, Unknown, SILENT);
+    let verdict = explain(&made.case());
+    assert_eq!((roots(&verdict), verdict.roots[0].certainty), (vec!["kubelet_down"], 0.9));
+}
+
+#[test]
+fn a_node_that_is_cut_off_is_told_from_a_control_plane_that_lost_it() {
+    let peers = |status, since, beat| {
+        let others = (0..9).map(move |n| crate::Peer {
+            lease_renewed: Some(at(beat)),
+            ..peer(&format!("w-{n}"), status, since, Some(true))
+        });
+        let mut peers: Vec<_> = others.collect();
+        peers.push(peer(NODE, Unknown, 60, Some(true)));
+        peers
+    };
+    let silent = || well().renewed(10).ready(60, Unknown, SILENT);
+    let cut_off = explain(&silent().cluster(98, peers(True, -900, 92)).case());
+    assert_eq!(chain(&cut_off), ["node_api_partition", "not_ready"]);
+    let all = explain(&silent().cluster(98, peers(Unknown, 58, 8)).case());
+    assert_eq!(roots(&all), ["mass_notready_control_plane"]);
+    // Put together by hand, in another order and with repeats; one of them old.
+    let mut again = silent().cluster(98, peers(Unknown, 58, 8)).case();
+    let Source::Known(cluster) = &mut again.cluster else { panic!("it is known") };
+    cluster.peers.reverse();
+    cluster.peers.extend(peers(Unknown, 58, 8));
+    cluster.peers.insert(3, peer("w-3", True, -900, Some(true)));
+    assert_eq!(explain(&again), all);
 }
