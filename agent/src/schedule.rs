@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,14 +17,12 @@ use crate::board::Board;
 use crate::collector::{Collect, Running, Step};
 use crate::host::Host;
 use crate::thresholds::Thresholds;
+use crate::thresholds::follow::SharedThresholds;
 
 /// A source that is always readable may not turn its collector into a busy loop.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// A collector's code needs little; what hangs in the kernel needs none.
 const STACK_BYTES: usize = 512 * 1024;
-
-/// What this node's kubelet was configured with, as last read.
-pub type SharedThresholds = Arc<RwLock<Thresholds>>;
 
 /// The collectors' threads. Dropped, they stop after the read that they are in.
 pub struct Schedule {

@@ -132,10 +132,10 @@ pub struct Told {
     )]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cni_bin_dirs: Vec<PathBuf>,
-    /// Where the kubelet's ping answers [default: 127.0.0.1:10248]
+    /// Where the kubelet's ping answers [default: from the kubelet's settings, then 127.0.0.1:10248]
     #[arg(long, env = "NODEWHY_KUBELET_HEALTHZ", value_name = "ADDRESS", global = true)]
     pub kubelet_healthz: Option<SocketAddr>,
-    /// The kubelet's root folder [default: /var/lib/kubelet]
+    /// The kubelet's root folder [default: from the kubelet's flags, then /var/lib/kubelet]
     #[arg(long, env = "NODEWHY_KUBELET_ROOT", value_name = "DIR", global = true)]
     pub kubelet_root: Option<PathBuf>,
     /// Limits, in the file alone.
@@ -273,8 +273,8 @@ impl Told {
                 } else {
                     self.cni_bin_dirs
                 },
-                kubelet_healthz: self.kubelet_healthz.unwrap_or(usual.kubelet_healthz),
-                kubelet_root: self.kubelet_root.unwrap_or(usual.kubelet_root),
+                kubelet_healthz: self.kubelet_healthz,
+                kubelet_root: self.kubelet_root,
             },
             thresholds: self.thresholds,
         };

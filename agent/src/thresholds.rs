@@ -4,16 +4,14 @@
 //! its documented default. What is set in nodewhy itself ([`Overrides`]) goes before all of them.
 
 mod config;
+pub mod follow;
 mod quantity;
-
-use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use nodewhy_proto::Origin;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::memory;
-use crate::host::Host;
+use crate::host::{Host, KubeletPlaces};
 use crate::thresholds::quantity::Amount;
 
 /// A limit and its origin.
@@ -120,16 +118,15 @@ impl Overrides {
 pub struct Configured {
     /// The limits.
     pub thresholds: Thresholds,
-    /// The kubelet's root folder, where its command line moves it (`--root-dir`).
-    pub kubelet_root: Option<PathBuf>,
-    /// Where its ping answers, where its configuration says so; `None`: the default, or switched off.
-    pub kubelet_healthz: Option<SocketAddr>,
+    /// Where it has its parts; `None`: no process of it is seen.
+    pub places: Option<KubeletPlaces>,
+    /// Whether its flags and files were read. Where they were not, the limits are the documented defaults.
+    pub is_whole: bool,
     /// For people: what could not be read, and what follows from that; why a limit is off.
     pub notes: Vec<String>,
 }
 
-/// Reads the kubelet's command line and configuration. Searches /proc once: for the agent's start, and again when the
-/// kubelet was started anew.
+/// Reads the kubelet's command line and configuration. Searches /proc once.
 pub fn read(host: &Host) -> Configured {
     let config = config::read(host);
     let mut notes = config.notes;
@@ -149,8 +146,8 @@ pub fn read(host: &Host) -> Configured {
     };
     Configured {
         thresholds: Thresholds { memory_available_bytes, ..Thresholds::default() },
-        kubelet_root: config.root,
-        kubelet_healthz: config.healthz,
+        places: config.places,
+        is_whole: config.is_whole,
         notes,
     }
 }
