@@ -255,6 +255,13 @@ fn the_socket_is_its_owners_alone_and_a_stale_one_is_replaced() {
     assert!(stale.exists());
     drop(bind(&stale, None, None).unwrap());
     assert!(!stale.exists());
+    // An agent that ends leaves alone what another one has put in its socket's place.
+    let first = bind(&stale, None, None).unwrap();
+    std::fs::remove_file(&stale).unwrap();
+    let second = bind(&stale, None, None).unwrap();
+    drop(first);
+    assert!(stale.exists());
+    drop(second);
     std::fs::write(&stale, "precious").unwrap();
     assert!(bind(&stale, None, None).unwrap_err().contains("is no socket"));
     assert_eq!(std::fs::read_to_string(&stale).unwrap(), "precious");
