@@ -49,9 +49,14 @@ impl Agent {
     /// Starts the collectors.
     ///
     /// # Errors
-    /// The kernel gives no thread or no descriptor.
+    /// The host's root is no folder; the kernel gives no thread or no descriptor.
     pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Agent> {
         let host = Host::new(&settings.host_root, clock.clone(), settings.places.clone());
+        // A mistyped root would look like a node on which nothing is.
+        if !host.stat("/").is_ok_and(|stat| stat.is_dir) {
+            let root = host.root().display();
+            anyhow::bail!("no folder {root} to read the host from: mount the host there, or see --host-root");
+        }
         let identity = Identity::read(&host, settings.node_name.as_deref());
         let enabled = |name: &str| !settings.disabled.contains(name);
         let boot_id = identity.boot_id().map(str::to_owned);

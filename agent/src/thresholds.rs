@@ -91,6 +91,25 @@ impl Overrides {
         "runtime_slow_seconds",
     ];
 
+    /// Says which limit makes no sense: not a number, not above zero, a percentage above 100.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let percent = 100.0;
+        for (name, value, most) in [
+            ("memory_available_bytes", self.memory_available_bytes, f64::MAX),
+            ("memory_full_percent", self.memory_full_percent, percent),
+            ("cpu_some_percent", self.cpu_some_percent, percent),
+            ("io_full_percent", self.io_full_percent, percent),
+            ("runtime_hung_seconds", self.runtime_hung_seconds, f64::MAX),
+            ("runtime_slow_seconds", self.runtime_slow_seconds, f64::MAX),
+        ] {
+            if let Some(value) = value.filter(|value| !(*value > 0.0 && *value <= most)) {
+                let most = if most == percent { " and at most 100" } else { "" };
+                return Err(format!("thresholds: {name} is {value}; it must be more than 0{most}"));
+            }
+        }
+        Ok(())
+    }
+
     /// These thresholds, with what is set here instead.
     #[must_use]
     pub fn over(&self, mut thresholds: Thresholds) -> Thresholds {
