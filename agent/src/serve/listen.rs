@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::serve::impatient::Impatient;
 use crate::serve::{Api, Door};
@@ -28,6 +29,8 @@ pub const DEFAULT_PORT: u16 = 10977;
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
 /// A client that takes nothing of what is sent to it for this long is hung up on; a cursor lets it go on later.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+/// That connections cannot be accepted is told again after this.
+const RETOLD_EVERY: Duration = Duration::from_secs(60);
 /// Connections at once, for each listener by itself: who floods the one does not lock the other.
 const CONNECTIONS: usize = 64;
 
@@ -208,6 +211,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut told = None;
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match next().await {
@@ -215,9 +219,12 @@ where
                 tokio::spawn(serve(api.clone(), door.clone(), stream, place));
             }
             Err(error) => {
-                // Out of descriptors, most likely: the next try may find one.
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                // Out of descriptors, most likely: the next try may find one. Told seldom, for it goes on for long.
+                if told.is_none_or(|told: Instant| told.elapsed() >= RETOLD_EVERY) {
+                    tracing::warn!(%error, "connections cannot be accepted");
+                    told = Some(Instant::now());
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
