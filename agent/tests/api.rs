@@ -157,6 +157,15 @@ fn one_hung_collector_costs_itself_alone_and_its_age_is_served() {
     // The hung one never read: no age, no value of its.
     assert!(!scrape.contains("nodewhy_collector_reading_age_seconds{collector=\"hangs\"}"));
 
+    // Its hanging ages, though it never read.
+    let hung = |scrape: &str| -> Option<f64> {
+        let prefix = "nodewhy_collector_stuck_seconds{collector=\"hangs\"} ";
+        scrape.lines().find_map(|line| line.strip_prefix(prefix))?.parse().ok()
+    };
+    let before = hung(&scrape).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(hung(&get(&agent.socket, "/metrics").body).unwrap() > before && before > 0.2);
+
     HANGS.store(false, Ordering::SeqCst);
     wait_for("the hung one to read", || state()["hangs"]["outcome"] == "read");
     wait_for("its finding to end", || {
