@@ -230,8 +230,9 @@ impl Told {
     /// This, and where it says nothing, `other`.
     #[must_use]
     pub fn or(self, other: Told) -> Told {
-        let either = |mine: Vec<_>, others: Vec<_>| if mine.is_empty() { others } else { mine };
-        let either_paths = |mine: Vec<_>, others: Vec<_>| if mine.is_empty() { others } else { mine };
+        fn either<T>(mine: Vec<T>, others: Vec<T>) -> Vec<T> {
+            if mine.is_empty() { others } else { mine }
+        }
         Told {
             node_name: self.node_name.or(other.node_name),
             host_root: self.host_root.or(other.host_root),
@@ -241,7 +242,7 @@ impl Told {
             disable: either(self.disable, other.disable),
             runtime_socket: self.runtime_socket.or(other.runtime_socket),
             cni_conf_dir: self.cni_conf_dir.or(other.cni_conf_dir),
-            cni_bin_dirs: either_paths(self.cni_bin_dirs, other.cni_bin_dirs),
+            cni_bin_dirs: either(self.cni_bin_dirs, other.cni_bin_dirs),
             kubelet_healthz: self.kubelet_healthz.or(other.kubelet_healthz),
             kubelet_root: self.kubelet_root.or(other.kubelet_root),
             thresholds: other.thresholds,

@@ -254,6 +254,23 @@ fn settings_go_before_everything() {
     assert_eq!(Overrides::default().over(Thresholds::default()), Thresholds::default());
 }
 
+#[test]
+fn every_limit_can_be_set_and_is_checked() {
+    let fields = serde_json::to_value(Overrides::default()).unwrap();
+    let fields: Vec<&String> = fields.as_object().unwrap().keys().collect();
+    let mut names = Overrides::NAMES.to_vec();
+    names.sort_unstable();
+    assert_eq!(fields, names);
+    for name in names {
+        let set = |value: &str| toml::from_str::<Overrides>(&format!("{name} = {value}")).unwrap();
+        assert_ne!(set("3").over(Thresholds::default()), Thresholds::default(), "{name}");
+        assert_eq!(set("3").check(), Ok(()), "{name}");
+        for senseless in ["-1", "0", "nan", "inf"] {
+            assert!(set(senseless).check().unwrap_err().contains(name), "{name} {senseless}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
