@@ -49,8 +49,9 @@ impl Agent {
     /// Starts the collectors.
     ///
     /// # Errors
-    /// The host's root is no folder; the kernel gives no thread or no descriptor.
+    /// The settings make no sense; the host's root is no folder; the kernel gives no thread or no descriptor.
     pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Agent> {
+        settings.check()?;
         let host = Host::new(&settings.host_root, clock.clone(), settings.places.clone());
         // A mistyped root would look like a node on which nothing is.
         if !host.stat("/").is_ok_and(|stat| stat.is_dir) {

@@ -287,7 +287,11 @@ impl Told {
 }
 
 impl Settings {
-    fn check(&self) -> Result<(), SettingsError> {
+    /// Whether they make sense, however they were made: by [`Told::settings`], or by a program that runs the agent.
+    ///
+    /// # Errors
+    /// A name that is empty, a path of the host that is not absolute, a limit that is none.
+    pub(crate) fn check(&self) -> Result<(), SettingsError> {
         if self.node_name.as_ref().is_some_and(|name| name.trim().is_empty()) {
             return Err(SettingsError::Senseless(
                 "node_name is empty: leave it out for the host's name".to_owned(),
