@@ -68,6 +68,8 @@ pub struct Account {
     pub took: Option<Duration>,
     /// Age of the newest successful reading.
     pub age: Option<Duration>,
+    /// For how long the read that is in flight has hung, by the clock that no step moves.
+    pub stuck: Option<Duration>,
 }
 
 impl Board {
@@ -217,6 +219,7 @@ impl Board {
                     failures: progress.failures,
                     late: progress.late,
                     took: progress.took,
+                    stuck: slot.hangs_since(&progress, now).map(|since| now.boot.saturating_sub(since.boot)),
                     age: progress.reading.map(|reading| now.boot.saturating_sub(reading.taken().boot)),
                 }
             })

@@ -17,7 +17,7 @@ use crate::thresholds::Thresholds;
 pub struct Collector<S, R> {
     /// Its name in settings, in the API, in metrics.
     pub name: &'static str,
-    /// Time between two reads.
+    /// Time between two reads. While it is absent it is looked for more seldom: see [`crate::schedule`].
     pub every: Duration,
     /// A read that takes longer is `Stuck` until it ends. It stays in flight; no second one is begun.
     pub deadline: Duration,
@@ -42,7 +42,7 @@ pub fn never_woken<S>(_: &S) -> Option<BorrowedFd<'_>> {
 
 /// A reading, with the one before it: rates and changes come from the two.
 pub struct Pair<'a, R> {
-    /// The reading before, with its time; `None` at first and after a gap (failure, absence, a hang).
+    /// The reading before, with its time; `None` at first and after a failure or an absence.
     pub before: Option<(&'a R, Stamp)>,
     /// The reading.
     pub now: &'a R,

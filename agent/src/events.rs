@@ -54,7 +54,9 @@ pub struct After {
 impl EventLog {
     /// An empty log of this boot, by an agent that was started at `started`.
     pub fn new(boot_id: Option<String>, started: Stamp) -> EventLog {
-        let run = format!("{:x}", started.boot.as_millis());
+        // Two boots may start their agents at the same millisecond.
+        let boot = boot_id.iter().flat_map(|id| id.chars()).filter(char::is_ascii_hexdigit).take(8);
+        let run: String = boot.chain(format!("{:x}", started.boot.as_millis()).chars()).collect();
         EventLog { boot_id, run, ring: Mutex::default(), newest: watch::Sender::new(0) }
     }
 
@@ -180,15 +182,15 @@ mod tests {
         assert_eq!((all.gap, all.events.len(), all.next), (None, 3, 3));
         let rest = log.after_cursor(Some(&all.events[1].cursor)).unwrap();
         assert_eq!((rest.gap, rest.events), (None, vec![all.events[2].clone()]));
-        assert!(log.after_cursor(Some("abc-3")).unwrap().events.is_empty());
+        assert!(log.after_cursor(Some("babc-3")).unwrap().events.is_empty());
     }
 
     #[test]
     fn what_is_no_longer_kept_is_a_gap_of_known_size() {
         let log = log_of(KEPT as u64 + 10);
-        let after = log.after_cursor(Some("abc-4")).unwrap();
+        let after = log.after_cursor(Some("babc-4")).unwrap();
         let gap = after.gap.unwrap();
-        assert_eq!((gap.from.as_str(), gap.to.as_str(), gap.count), ("abc-4", "abc-11", Some(6)));
+        assert_eq!((gap.from.as_str(), gap.to.as_str(), gap.count), ("babc-4", "babc-11", Some(6)));
         assert_eq!(after.events.len(), KEPT);
         // Without a cursor nobody asked for what is gone.
         assert_eq!(log.after_cursor(None).unwrap().gap, None);
@@ -197,17 +199,30 @@ mod tests {
     #[test]
     fn a_cursor_of_an_earlier_run_is_a_gap_of_unknown_size() {
         let log = log_of(2);
-        for cursor in ["fff-1", "abc-3"] {
+        for cursor in ["fff-1", "babc-3"] {
             let after = log.after_cursor(Some(cursor)).unwrap();
             assert_eq!(
                 after.gap.unwrap(),
-                Gap { from: cursor.to_owned(), to: "abc-1".to_owned(), count: None }
+                Gap { from: cursor.to_owned(), to: "babc-1".to_owned(), count: None }
             );
             assert_eq!(after.events.len(), 2);
         }
-        for garbage in ["", "x", "-", "-1", "abc-", "abc--1", "zz-1", "abc-99999999999999999999"] {
+        for garbage in ["", "x", "-", "-1", "babc-", "babc--1", "zz-1", "babc-99999999999999999999"] {
             assert_eq!(log.after_cursor(Some(garbage)).unwrap_err(), BadCursor(garbage.to_owned()));
         }
+    }
+
+    #[test]
+    fn a_cursor_of_another_boot_is_foreign_though_the_agent_began_at_the_same_instant() {
+        let before = EventLog::new(Some("1f00ba47-9c7e-4b5b".to_owned()), stamp(0xabc));
+        before.tell("agent", stamp(1), EventBody::ClockStepped { seconds: 1.0 });
+        let cursor = before.after(0).events[0].cursor.clone();
+        assert_eq!(before.after_cursor(Some(&cursor)).unwrap().gap, None);
+        let now = EventLog::new(Some("2e00ba47-9c7e-4b5b".to_owned()), stamp(0xabc));
+        now.tell("agent", stamp(1), EventBody::ClockStepped { seconds: 1.0 });
+        let after = now.after_cursor(Some(&cursor)).unwrap();
+        assert!(after.gap.is_some());
+        assert_eq!(after.events.len(), 1);
     }
 
     #[test]

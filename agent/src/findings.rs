@@ -83,7 +83,7 @@ impl Findings {
 
     /// States that are seen and have not lasted long enough to be findings.
     pub fn held(&self) -> impl Iterator<Item = &Finding> {
-        self.seen.values().filter(|seen| seen.told.is_none() && seen.gone.is_none()).map(|seen| &seen.finding)
+        self.seen.values().filter(|seen| seen.told.is_none()).map(|seen| &seen.finding)
     }
 
     fn end(&mut self, seen: Seen, at: Stamp) -> Option<EventBody> {
@@ -119,10 +119,6 @@ impl Seen {
     }
 
     fn again(&mut self, state: Abnormal, at: Stamp) -> Option<EventBody> {
-        if self.told.is_none() && self.gone.is_some() {
-            // It was gone before it was a finding: its hold starts anew.
-            *self = Seen { first: at, ..Seen::first("", &state, at).under(&self.finding.collector) };
-        }
         self.gone = None;
         self.clear_after = state.clear_after;
         let severity_changed = self.finding.severity != state.severity;
@@ -149,12 +145,7 @@ impl Seen {
         }
     }
 
-    fn under(mut self, collector: &str) -> Seen {
-        self.finding.collector = collector.to_owned();
-        self
-    }
-
-    /// Whether it has been gone long enough; marks when it went.
+    /// Whether it has been gone long enough; marks when it went. What is held only is over at once.
     fn is_over(&mut self, at: Stamp) -> bool {
         let gone = *self.gone.get_or_insert(at);
         self.told.is_none() || at.boot.saturating_sub(gone.boot) >= self.clear_after

@@ -20,6 +20,7 @@ use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use nodewhy_clock::Clock;
 use nodewhy_proto::Outcome;
@@ -33,9 +34,19 @@ pub struct Host {
     root: PathBuf,
     clock: Clock,
     places: Places,
+    learned: Arc<RwLock<KubeletPlaces>>,
 }
 
-/// Where things stand on this node. `None` is "look in the usual places".
+/// Where the kubelet has its parts by its own flags and configuration; `None`: where it has them by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KubeletPlaces {
+    /// Its root folder (`--root-dir`).
+    pub root: Option<PathBuf>,
+    /// Where its ping answers (`healthzBindAddress`, `healthzPort`).
+    pub healthz: Option<SocketAddr>,
+}
+
+/// Where things stand on this node, as set. `None` is "look in the usual places".
 #[derive(Clone, Debug)]
 pub struct Places {
     /// The runtime's CRI socket, a path of the host.
@@ -44,10 +55,10 @@ pub struct Places {
     pub cni_conf_dir: PathBuf,
     /// The folders of CNI plugins.
     pub cni_bin_dirs: Vec<PathBuf>,
-    /// Where the kubelet's ping answers.
-    pub kubelet_healthz: SocketAddr,
-    /// The kubelet's root folder.
-    pub kubelet_root: PathBuf,
+    /// Where the kubelet's ping answers; see [`Host::kubelet_healthz`].
+    pub kubelet_healthz: Option<SocketAddr>,
+    /// The kubelet's root folder; see [`Host::kubelet_root`].
+    pub kubelet_root: Option<PathBuf>,
 }
 
 impl Default for Places {
@@ -56,8 +67,8 @@ impl Default for Places {
             runtime_socket: None,
             cni_conf_dir: "/etc/cni/net.d".into(),
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into(), "/usr/libexec/cni".into()],
-            kubelet_healthz: SocketAddr::from(([127, 0, 0, 1], 10248)),
-            kubelet_root: "/var/lib/kubelet".into(),
+            kubelet_healthz: None,
+            kubelet_root: None,
         }
     }
 }
@@ -147,7 +158,7 @@ impl ReadError {
 impl Host {
     /// The node under this root.
     pub fn new(root: impl Into<PathBuf>, clock: Clock, places: Places) -> Host {
-        Host { root: root.into(), clock, places }
+        Host { root: root.into(), clock, places, learned: Arc::default() }
     }
 
     /// The clock.
@@ -158,6 +169,27 @@ impl Host {
     /// Where things stand.
     pub fn places(&self) -> &Places {
         &self.places
+    }
+
+    /// The kubelet's root folder: as set, else as the kubelet has it, else its default.
+    pub fn kubelet_root(&self) -> PathBuf {
+        let set = self.places.kubelet_root.clone();
+        set.or_else(|| self.learned().root).unwrap_or_else(|| "/var/lib/kubelet".into())
+    }
+
+    /// Where the kubelet's ping answers: as set, else as the kubelet has it, else its default.
+    pub fn kubelet_healthz(&self) -> SocketAddr {
+        let set = self.places.kubelet_healthz;
+        set.or_else(|| self.learned().healthz).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 10248)))
+    }
+
+    /// Takes over what the running kubelet was told; every clone of this host knows it then.
+    pub fn learn(&self, kubelet: KubeletPlaces) {
+        *self.learned.write().unwrap_or_else(PoisonError::into_inner) = kubelet;
+    }
+
+    fn learned(&self) -> KubeletPlaces {
+        self.learned.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The folder that the host is read from.

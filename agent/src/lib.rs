@@ -19,7 +19,7 @@ pub mod settings;
 pub mod thresholds;
 
 use std::future::Future;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -29,42 +29,43 @@ use crate::board::Board;
 use crate::collect::COLLECTORS;
 use crate::host::Host;
 use crate::node::Identity;
-use crate::schedule::{Schedule, SharedThresholds};
+use crate::schedule::Schedule;
 use crate::serve::{Api, Listeners};
 use crate::settings::Settings;
-use crate::thresholds::{Overrides, Thresholds};
+use crate::thresholds::follow::{Follow, follow};
 
 /// How often the board looks for reads that hang and for steps of the wall clock.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
-/// How often the kubelet's settings are looked at again.
-const THRESHOLDS_EVERY: Duration = Duration::from_secs(30);
 
 /// A running agent: its collectors' threads, and the board that they write.
 pub struct Agent {
     board: Arc<Board>,
     identity: Identity,
-    host: Host,
-    thresholds: SharedThresholds,
-    /// What the settings say over whatever the kubelet is configured with.
-    set: Overrides,
     _schedule: Schedule,
+    _follow: Follow,
 }
 
 impl Agent {
     /// Starts the collectors.
     ///
     /// # Errors
-    /// The kernel gives no thread or no descriptor.
+    /// The settings make no sense; the host's root is no folder; the kernel gives no thread or no descriptor.
     pub fn start(settings: &Settings, clock: Clock) -> anyhow::Result<Agent> {
+        settings.check()?;
         let host = Host::new(&settings.host_root, clock.clone(), settings.places.clone());
+        // A mistyped root would look like a node on which nothing is.
+        if !host.stat("/").is_ok_and(|stat| stat.is_dir) {
+            let root = host.root().display();
+            anyhow::bail!("no folder {root} to read the host from: mount the host there, or see --host-root");
+        }
         let identity = Identity::read(&host, settings.node_name.as_deref());
         let enabled = |name: &str| !settings.disabled.contains(name);
         let boot_id = identity.boot_id().map(str::to_owned);
         let board = Arc::new(Board::new(identity.name().to_owned(), boot_id, clock, COLLECTORS, enabled));
-        let thresholds = Arc::new(RwLock::new(settings.thresholds.over(Thresholds::default())));
+        let (thresholds, follow) =
+            follow(&host, settings.thresholds).context("cannot follow the kubelet's settings")?;
         let schedule = Schedule::start(&board, &host, &thresholds).context("cannot start the collectors")?;
-        let set = settings.thresholds;
-        Ok(Agent { board, identity, host, thresholds, set, _schedule: schedule })
+        Ok(Agent { board, identity, _schedule: schedule, _follow: follow })
     }
 
     /// What is known now.
@@ -77,20 +78,10 @@ impl Agent {
         &self.identity
     }
 
-    /// Looks after the collectors: reads that hang, steps of the clock, the kubelet's settings. Never ends.
+    /// Looks after the collectors: reads that hang, steps of the clock. Never ends.
     pub async fn watch(&self) {
-        let mut next_thresholds = self.board.clock().since_boot();
         loop {
             self.board.watch();
-            if self.board.clock().since_boot() >= next_thresholds {
-                next_thresholds = self.board.clock().since_boot() + THRESHOLDS_EVERY;
-                let (host, shared, set) = (self.host.clone(), self.thresholds.clone(), self.set);
-                // Apart: the kubelet's file may stand on a disk that hangs. One in flight is awaited nowhere.
-                std::mem::drop(tokio::task::spawn_blocking(move || {
-                    let read = set.over(thresholds::read(&host).thresholds);
-                    *shared.write().unwrap_or_else(PoisonError::into_inner) = read;
-                }));
-            }
             self.board.clock().sleep(WATCH_EVERY).await;
         }
     }

@@ -1,5 +1,6 @@
 //! `nodewhy-agent`: settings, runtime, signals, drain.
 
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -11,7 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).init();
+    let colour = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).with_ansi(colour).init();
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -27,9 +29,8 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     let settings = told.clone().settings()?;
     if cli.check_config {
         settings.token()?;
-        print!("{}", toml::to_string(&told).context("cannot print the settings")?);
-        println!("# understood; what is not named here has its default");
-        return Ok(());
+        let text = toml::to_string(&told).context("cannot print the settings")?;
+        return print(&format!("{text}# understood; what is not named here has its default\n"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -61,9 +62,20 @@ async fn run(settings: Settings, clock: Clock) -> anyhow::Result<()> {
 async fn look(settings: &Settings, clock: Clock, output: Output) -> anyhow::Result<()> {
     let agent = Agent::start(settings, clock.clone())?;
     let look = once::look(&agent, &clock).await;
-    match output {
-        Output::Text => print!("{}", once::text(&look)),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&look).context("the look is no JSON")?),
+    let text = match output {
+        Output::Text => once::text(&look),
+        Output::Json => serde_json::to_string_pretty(&look).context("the look is no JSON")? + "\n",
+    };
+    print(&text)
+}
+
+/// Whoever stops reading (`| head`) has seen enough; a full disk is an error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to the standard output")
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }

@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,14 +17,15 @@ use crate::board::Board;
 use crate::collector::{Collect, Running, Step};
 use crate::host::Host;
 use crate::thresholds::Thresholds;
+use crate::thresholds::follow::SharedThresholds;
 
 /// A source that is always readable may not turn its collector into a busy loop.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+/// What is absent is looked for again no sooner: kubelet, runtime and CNI each search the node for it. What they say
+/// of a node that has none of them may be this old, and no more.
+const ABSENT_EVERY: Duration = Duration::from_secs(5);
 /// A collector's code needs little; what hangs in the kernel needs none.
 const STACK_BYTES: usize = 512 * 1024;
-
-/// What this node's kubelet was configured with, as last read.
-pub type SharedThresholds = Arc<RwLock<Thresholds>>;
 
 /// The collectors' threads. Dropped, they stop after the read that they are in.
 pub struct Schedule {
@@ -79,13 +80,22 @@ fn run(
         let limits = thresholds.read().unwrap_or_else(PoisonError::into_inner).clone();
         let step = guarded(running.as_mut(), host, &limits);
         let now = clock.since_boot();
-        let (next, late) = next_due(due, now, collector.every());
+        let every = pace(collector.every(), &step.outcome);
+        let (next, late) = next_due(due, now, every);
         board.finish(collector.name(), step, late);
         if !wait(running.wake(), stop.as_fd(), next.saturating_sub(now)) {
             return;
         }
         // A read that was woken early leaves the cadence as it is.
-        due = if clock.since_boot() >= next { next } else { next.saturating_sub(collector.every()) };
+        due = if clock.since_boot() >= next { next } else { next.saturating_sub(every) };
+    }
+}
+
+/// Time to the next read after one that went so.
+fn pace(every: Duration, outcome: &Outcome) -> Duration {
+    match outcome {
+        Outcome::Absent { .. } => every.max(ABSENT_EVERY),
+        _ => every,
     }
 }
 
@@ -145,6 +155,15 @@ mod tests {
         assert_eq!(next_due(at(1000), at(2000), SECOND), (at(3000), 1));
         assert_eq!(next_due(at(1000), at(5400), SECOND), (at(6000), 4));
         assert_eq!(next_due(at(1000), at(900), SECOND), (at(2000), 0));
+    }
+
+    #[test]
+    fn what_is_absent_is_looked_for_seldom_and_what_failed_is_not() {
+        let absent = Outcome::Absent { why: "none here".to_owned() };
+        assert_eq!(pace(SECOND, &absent), ABSENT_EVERY);
+        assert_eq!(pace(60 * SECOND, &absent), 60 * SECOND);
+        assert_eq!(pace(SECOND, &Outcome::Read), SECOND);
+        assert_eq!(pace(SECOND, &Outcome::Failed { error: "EIO".to_owned() }), SECOND);
     }
 
     #[test]

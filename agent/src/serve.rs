@@ -2,6 +2,7 @@
 //!
 //! Everything is read from the board: no request ever reads the node, so none can hang on it.
 
+mod impatient;
 mod listen;
 mod scrape;
 mod stream;

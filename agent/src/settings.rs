@@ -132,10 +132,10 @@ pub struct Told {
     )]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cni_bin_dirs: Vec<PathBuf>,
-    /// Where the kubelet's ping answers [default: 127.0.0.1:10248]
+    /// Where the kubelet's ping answers [default: from the kubelet's settings, then 127.0.0.1:10248]
     #[arg(long, env = "NODEWHY_KUBELET_HEALTHZ", value_name = "ADDRESS", global = true)]
     pub kubelet_healthz: Option<SocketAddr>,
-    /// The kubelet's root folder [default: /var/lib/kubelet]
+    /// The kubelet's root folder [default: from the kubelet's flags, then /var/lib/kubelet]
     #[arg(long, env = "NODEWHY_KUBELET_ROOT", value_name = "DIR", global = true)]
     pub kubelet_root: Option<PathBuf>,
     /// Limits, in the file alone.
@@ -230,8 +230,9 @@ impl Told {
     /// This, and where it says nothing, `other`.
     #[must_use]
     pub fn or(self, other: Told) -> Told {
-        let either = |mine: Vec<_>, others: Vec<_>| if mine.is_empty() { others } else { mine };
-        let either_paths = |mine: Vec<_>, others: Vec<_>| if mine.is_empty() { others } else { mine };
+        fn either<T>(mine: Vec<T>, others: Vec<T>) -> Vec<T> {
+            if mine.is_empty() { others } else { mine }
+        }
         Told {
             node_name: self.node_name.or(other.node_name),
             host_root: self.host_root.or(other.host_root),
@@ -241,7 +242,7 @@ impl Told {
             disable: either(self.disable, other.disable),
             runtime_socket: self.runtime_socket.or(other.runtime_socket),
             cni_conf_dir: self.cni_conf_dir.or(other.cni_conf_dir),
-            cni_bin_dirs: either_paths(self.cni_bin_dirs, other.cni_bin_dirs),
+            cni_bin_dirs: either(self.cni_bin_dirs, other.cni_bin_dirs),
             kubelet_healthz: self.kubelet_healthz.or(other.kubelet_healthz),
             kubelet_root: self.kubelet_root.or(other.kubelet_root),
             thresholds: other.thresholds,
@@ -253,7 +254,9 @@ impl Told {
     /// # Errors
     /// A collector that does not exist, an address that is none, a root that is not absolute.
     pub fn settings(self) -> Result<Settings, SettingsError> {
-        for name in &self.disable {
+        // An empty variable of the environment names nothing.
+        let disable: BTreeSet<String> = self.disable.into_iter().filter(|name| !name.is_empty()).collect();
+        for name in &disable {
             let known = COLLECTORS.iter().map(|collector| collector.name());
             check_known(known, name, "collector", "disable".to_owned())?;
         }
@@ -264,7 +267,7 @@ impl Told {
             listen: self.listen.as_deref().map(address).transpose()?,
             socket: Some(self.socket.unwrap_or_else(|| DEFAULT_SOCKET.into())),
             token_file: self.token_file,
-            disabled: self.disable.into_iter().collect(),
+            disabled: disable,
             places: Places {
                 runtime_socket: self.runtime_socket,
                 cni_conf_dir: self.cni_conf_dir.unwrap_or(usual.cni_conf_dir),
@@ -273,22 +276,48 @@ impl Told {
                 } else {
                     self.cni_bin_dirs
                 },
-                kubelet_healthz: self.kubelet_healthz.unwrap_or(usual.kubelet_healthz),
-                kubelet_root: self.kubelet_root.unwrap_or(usual.kubelet_root),
+                kubelet_healthz: self.kubelet_healthz,
+                kubelet_root: self.kubelet_root,
             },
             thresholds: self.thresholds,
         };
-        if !settings.host_root.is_absolute() {
-            let root = settings.host_root.display();
-            return Err(SettingsError::Senseless(format!(
-                "host_root {root:?} must be an absolute path, as /host"
-            )));
-        }
+        settings.check()?;
         Ok(settings)
     }
 }
 
 impl Settings {
+    /// Whether they make sense, however they were made: by [`Told::settings`], or by a program that runs the agent.
+    ///
+    /// # Errors
+    /// A name that is empty, a path of the host that is not absolute, a limit that is none.
+    pub(crate) fn check(&self) -> Result<(), SettingsError> {
+        if self.node_name.as_ref().is_some_and(|name| name.trim().is_empty()) {
+            return Err(SettingsError::Senseless(
+                "node_name is empty: leave it out for the host's name".to_owned(),
+            ));
+        }
+        if self.socket.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+            let what = format!("socket is empty: leave it out for {DEFAULT_SOCKET}");
+            return Err(SettingsError::Senseless(what));
+        }
+        let places = &self.places;
+        let absolute = [
+            ("host_root", Some(&self.host_root), "/host"),
+            ("runtime_socket", places.runtime_socket.as_ref(), "/run/containerd/containerd.sock"),
+            ("cni_conf_dir", Some(&places.cni_conf_dir), "/etc/cni/net.d"),
+            ("kubelet_root", places.kubelet_root.as_ref(), "/var/lib/kubelet"),
+        ];
+        let bin_dirs = places.cni_bin_dirs.iter().map(|dir| ("cni_bin_dirs", Some(dir), "/opt/cni/bin"));
+        for (name, path, example) in absolute.into_iter().chain(bin_dirs) {
+            if let Some(path) = path.filter(|path| !path.is_absolute()) {
+                let what = format!("{name} {:?} must be an absolute path, as {example}", path.display());
+                return Err(SettingsError::Senseless(what));
+            }
+        }
+        self.thresholds.check().map_err(SettingsError::Senseless)
+    }
+
     /// The bearer token, from its file.
     ///
     /// # Errors
@@ -346,7 +375,7 @@ fn check_known<'a>(
     }
     let close = |candidate: &&&str| strsim::damerau_levenshtein(candidate, name);
     let nearest = match known.iter().min_by_key(close) {
-        Some(nearest) if close(&nearest) <= 4 => format!("did you mean {nearest:?}?"),
+        Some(nearest) if close(&nearest) <= 4.min(name.len() / 2) => format!("did you mean {nearest:?}?"),
         _ => format!("known are {}", known.join(", ")),
     };
     Err(SettingsError::Unknown { place, what, name: name.to_owned(), nearest })
@@ -415,6 +444,19 @@ mod tests {
         );
         assert!(told("listen = \"here\"").contains("is no address: write it as 127.0.0.1:10977"));
         assert!(told("host_root = \"host\"").contains("must be an absolute path"));
+        // As the kubelet's own flag would have it: taken for a path, it would be a socket that is missing.
+        assert!(
+            told("runtime_socket = \"unix:///run/containerd/containerd.sock\"")
+                .contains("must be an absolute path")
+        );
+        for empty in ["node_name = \" \"", "socket = \"\"", "cni_conf_dir = \"\"", "cni_bin_dirs = [\"\"]"] {
+            assert!(from(empty).unwrap().settings().is_err(), "{empty}");
+        }
+        for limit in ["memory_full_percent = -5", "io_full_percent = 101", "runtime_hung_seconds = nan"] {
+            let error = told(&format!("[thresholds]\n{limit}"));
+            assert!(error.starts_with("thresholds: ") && error.contains("must be more than 0"), "{error}");
+        }
+        assert!(from("disable = [\"\"]").unwrap().settings().unwrap().disabled.is_empty());
         let listen = from("listen = \"127.0.0.1\"").unwrap().settings().unwrap().listen.unwrap();
         assert_eq!(listen.port(), DEFAULT_PORT);
     }

@@ -4,16 +4,14 @@
 //! its documented default. What is set in nodewhy itself ([`Overrides`]) goes before all of them.
 
 mod config;
+pub mod follow;
 mod quantity;
-
-use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use nodewhy_proto::Origin;
 use serde::{Deserialize, Serialize};
 
 use crate::collect::memory;
-use crate::host::Host;
+use crate::host::{Host, KubeletPlaces};
 use crate::thresholds::quantity::Amount;
 
 /// A limit and its origin.
@@ -93,6 +91,25 @@ impl Overrides {
         "runtime_slow_seconds",
     ];
 
+    /// Says which limit makes no sense: not a number, not above zero, a percentage above 100.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let percent = 100.0;
+        for (name, value, most) in [
+            ("memory_available_bytes", self.memory_available_bytes, f64::MAX),
+            ("memory_full_percent", self.memory_full_percent, percent),
+            ("cpu_some_percent", self.cpu_some_percent, percent),
+            ("io_full_percent", self.io_full_percent, percent),
+            ("runtime_hung_seconds", self.runtime_hung_seconds, f64::MAX),
+            ("runtime_slow_seconds", self.runtime_slow_seconds, f64::MAX),
+        ] {
+            if let Some(value) = value.filter(|value| !(*value > 0.0 && *value <= most)) {
+                let most = if most == percent { " and at most 100" } else { "" };
+                return Err(format!("thresholds: {name} is {value}; it must be more than 0{most}"));
+            }
+        }
+        Ok(())
+    }
+
     /// These thresholds, with what is set here instead.
     #[must_use]
     pub fn over(&self, mut thresholds: Thresholds) -> Thresholds {
@@ -120,16 +137,15 @@ impl Overrides {
 pub struct Configured {
     /// The limits.
     pub thresholds: Thresholds,
-    /// The kubelet's root folder, where its command line moves it (`--root-dir`).
-    pub kubelet_root: Option<PathBuf>,
-    /// Where its ping answers, where its configuration says so; `None`: the default, or switched off.
-    pub kubelet_healthz: Option<SocketAddr>,
+    /// Where it has its parts; `None`: no process of it is seen.
+    pub places: Option<KubeletPlaces>,
+    /// Whether its flags and files were read. Where they were not, the limits are the documented defaults.
+    pub is_whole: bool,
     /// For people: what could not be read, and what follows from that; why a limit is off.
     pub notes: Vec<String>,
 }
 
-/// Reads the kubelet's command line and configuration. Searches /proc once: for the agent's start, and again when the
-/// kubelet was started anew.
+/// Reads the kubelet's command line and configuration. Searches /proc once.
 pub fn read(host: &Host) -> Configured {
     let config = config::read(host);
     let mut notes = config.notes;
@@ -149,8 +165,8 @@ pub fn read(host: &Host) -> Configured {
     };
     Configured {
         thresholds: Thresholds { memory_available_bytes, ..Thresholds::default() },
-        kubelet_root: config.root,
-        kubelet_healthz: config.healthz,
+        places: config.places,
+        is_whole: config.is_whole,
         notes,
     }
 }

@@ -157,6 +157,15 @@ fn one_hung_collector_costs_itself_alone_and_its_age_is_served() {
     // The hung one never read: no age, no value of its.
     assert!(!scrape.contains("nodewhy_collector_reading_age_seconds{collector=\"hangs\"}"));
 
+    // Its hanging ages, though it never read.
+    let hung = |scrape: &str| -> Option<f64> {
+        let prefix = "nodewhy_collector_stuck_seconds{collector=\"hangs\"} ";
+        scrape.lines().find_map(|line| line.strip_prefix(prefix))?.parse().ok()
+    };
+    let before = hung(&scrape).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(hung(&get(&agent.socket, "/metrics").body).unwrap() > before && before > 0.2);
+
     HANGS.store(false, Ordering::SeqCst);
     wait_for("the hung one to read", || state()["hangs"]["outcome"] == "read");
     wait_for("its finding to end", || {
@@ -255,6 +264,13 @@ fn the_socket_is_its_owners_alone_and_a_stale_one_is_replaced() {
     assert!(stale.exists());
     drop(bind(&stale, None, None).unwrap());
     assert!(!stale.exists());
+    // An agent that ends leaves alone what another one has put in its socket's place.
+    let first = bind(&stale, None, None).unwrap();
+    std::fs::remove_file(&stale).unwrap();
+    let second = bind(&stale, None, None).unwrap();
+    drop(first);
+    assert!(stale.exists());
+    drop(second);
     std::fs::write(&stale, "precious").unwrap();
     assert!(bind(&stale, None, None).unwrap_err().contains("is no socket"));
     assert_eq!(std::fs::read_to_string(&stale).unwrap(), "precious");

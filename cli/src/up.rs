@@ -74,8 +74,8 @@ impl Up {
             } else {
                 self.cni_bin_dir.clone()
             },
-            kubelet_healthz: self.kubelet_healthz.unwrap_or(usual.kubelet_healthz),
-            kubelet_root: self.kubelet_root.clone().unwrap_or(usual.kubelet_root),
+            kubelet_healthz: self.kubelet_healthz,
+            kubelet_root: self.kubelet_root.clone(),
         }
     }
 }

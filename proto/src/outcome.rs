@@ -73,7 +73,7 @@ pub struct CollectorState {
     /// How long the newest finished try took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_seconds: Option<f64>,
-    /// Seconds between two reads.
+    /// Seconds between two reads; an absent source is looked for every 5 s at most.
     pub every_seconds: f64,
     /// The newest reading in one short line for people, while the outcome is `read`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

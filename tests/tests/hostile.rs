@@ -140,7 +140,7 @@ fn failed(collector: &CollectorState) -> bool {
 /// Places that exist nowhere.
 fn nowhere() -> Places {
     // Port 9 (discard) answers nobody.
-    Places { kubelet_healthz: ([127, 0, 0, 1], 9).into(), ..Places::default() }
+    Places { kubelet_healthz: Some(([127, 0, 0, 1], 9).into()), ..Places::default() }
 }
 
 #[test]

@@ -172,9 +172,8 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     // A ping that answers belies "no process" until a process was seen: then its end was seen too, and whoever answers
     // may be anybody.
     let unseen = blind.or_else(|| {
-        (process.is_none() && !source.seen && answers).then(|| {
-            format!("{} answers, and no process has a kubelet's name", host.places().kubelet_healthz)
-        })
+        (process.is_none() && !source.seen && answers)
+            .then(|| format!("{} answers, and no process has a kubelet's name", host.kubelet_healthz()))
     });
     notes.extend(source.known.as_ref().and_then(|known| known.note.clone()));
     let now = host.clock().stamp();

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
+use crate::serve::impatient::Impatient;
 use crate::serve::{Api, Door};
 
 /// The Unix socket where none is named.
@@ -25,6 +27,10 @@ pub const DEFAULT_PORT: u16 = 10977;
 
 /// A client that does not finish its request's head within this is hung up on; so is an idle one.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
+/// A client that takes nothing of what is sent to it for this long is hung up on; a cursor lets it go on later.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+/// That connections cannot be accepted is told again after this.
+const RETOLD_EVERY: Duration = Duration::from_secs(60);
 /// Connections at once, for each listener by itself: who floods the one does not lock the other.
 const CONNECTIONS: usize = 64;
 
@@ -53,7 +59,7 @@ pub enum ListenError {
     #[error("{0} is there and is no socket: remove it, or name another --socket")]
     NotASocket(PathBuf),
     /// The kernel refused.
-    #[error("cannot {what} {whom}: {error}")]
+    #[error("cannot {what} {whom}: {error}; {hint}")]
     Io {
         /// What was tried.
         what: &'static str,
@@ -61,8 +67,14 @@ pub enum ListenError {
         whom: String,
         /// The kernel's word.
         error: io::Error,
+        /// What to do.
+        hint: &'static str,
     },
 }
+
+/// The kernel takes 107 bytes, of which the temporary name needs eight.
+const SOCKET_HINT: &str =
+    "name another --socket, with at most 99 bytes, in a folder that the agent may write to";
 
 /// What is bound. The socket's file is removed at the end.
 #[derive(Debug)]
@@ -72,12 +84,20 @@ pub struct Listeners {
 }
 
 #[derive(Debug)]
-struct SocketFile(PathBuf);
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: another agent may have put its own in place since.
+    identity: (u64, u64),
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "the socket's file could not be removed");
+        let there = std::fs::symlink_metadata(&self.path);
+        if there.is_ok_and(|there| (there.dev(), there.ino()) != self.identity) {
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the socket's file could not be removed");
         }
     }
 }
@@ -101,9 +121,10 @@ impl Listeners {
             }
             (Some(address), None) => return Err(ListenError::NoToken(address)),
             (Some(address), Some(token)) => {
-                let listener = TcpListener::bind(address)
-                    .await
-                    .map_err(|error| failed("listen on", address.to_string(), error))?;
+                let listener = TcpListener::bind(address).await.map_err(|error| {
+                    let hint = "stop whoever listens there, or name another --listen";
+                    ListenError::Io { what: "listen on", whom: address.to_string(), error, hint }
+                })?;
                 Some((listener, token))
             }
             (None, _) => None,
@@ -156,12 +177,16 @@ fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
     let temporary = PathBuf::from(name);
     let listener = UnixListener::bind(&temporary).map_err(|error| failed("bind", whom(), error))?;
     let in_place = std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))
-        .and_then(|()| std::fs::rename(&temporary, path));
-    if let Err(error) = in_place {
-        drop(SocketFile(temporary));
-        return Err(failed("put in place", whom(), error));
+        .and_then(|()| std::fs::symlink_metadata(&temporary))
+        .and_then(|bound| std::fs::rename(&temporary, path).map(|()| (bound.dev(), bound.ino())));
+    match in_place {
+        Ok(identity) => Ok((listener, SocketFile { path: path.to_owned(), identity })),
+        Err(error) => {
+            // The first error is the one to tell.
+            std::fs::remove_file(&temporary).ok();
+            Err(failed("put in place", whom(), error))
+        }
     }
-    Ok((listener, SocketFile(path.to_owned())))
 }
 
 /// Removes what an agent left behind that was killed; never what somebody answers on, or what is no socket.
@@ -186,6 +211,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut told = None;
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match next().await {
@@ -193,8 +219,11 @@ where
                 tokio::spawn(serve(api.clone(), door.clone(), stream, place));
             }
             Err(error) => {
-                // Out of descriptors, most likely: the next try may find one.
-                tracing::warn!(%error, "a connection could not be accepted");
+                // Out of descriptors, most likely: the next try may find one. Told seldom, for it goes on for long.
+                if told.is_none_or(|told: Instant| told.elapsed() >= RETOLD_EVERY) {
+                    tracing::warn!(%error, "connections cannot be accepted");
+                    told = Some(Instant::now());
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -212,12 +241,12 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Impatient::new(stream, TAKEN_WITHIN)), service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a connection ended early");
     }
 }
 
 fn failed(what: &'static str, whom: String, error: io::Error) -> ListenError {
-    ListenError::Io { what, whom, error }
+    ListenError::Io { what, whom, error, hint: SOCKET_HINT }
 }

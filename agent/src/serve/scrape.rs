@@ -65,6 +65,14 @@ fn collectors(board: &Board, sink: &mut Sink) {
                 took.as_secs_f64(),
             );
         }
+        if let Some(stuck) = account.stuck {
+            sink.gauge_with(
+                "nodewhy_collector_stuck_seconds",
+                "For how long the read in flight has hung; no series while none does.",
+                &labels,
+                stuck.as_secs_f64(),
+            );
+        }
         if let Some(age) = account.age {
             sink.gauge_with(
                 "nodewhy_collector_reading_age_seconds",

@@ -6,7 +6,7 @@
 //! unless `mergeDefaultEvictionSettings` is true.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use nodewhy_proto::Origin;
 use serde::Deserialize;
 
 use crate::collect::kubelet::find;
-use crate::host::{Host, ReadError};
+use crate::host::{Host, KubeletPlaces, ReadError};
 
 /// No kubelet's configuration is larger.
 const LARGEST_CONFIG_BYTES: usize = 1024 * 1024;
@@ -30,8 +30,10 @@ const SIGNAL: &str = "memory.available";
 #[derive(Debug)]
 pub(super) struct Config {
     pub(super) memory_available: MemoryAvailable,
-    pub(super) root: Option<PathBuf>,
-    pub(super) healthz: Option<SocketAddr>,
+    /// `None`: no process of it is seen.
+    pub(super) places: Option<KubeletPlaces>,
+    /// Whether its flags and files were read, or none are known.
+    pub(super) is_whole: bool,
     pub(super) notes: Vec<String>,
 }
 
@@ -65,6 +67,8 @@ struct Flags {
     eviction_hard: Option<String>,
     root_dir: Option<String>,
     args_file: Option<String>,
+    healthz_port: Option<String>,
+    healthz_bind_address: Option<String>,
 }
 
 pub(super) fn read(host: &Host) -> Config {
@@ -78,10 +82,12 @@ pub(super) fn read(host: &Host) -> Config {
     };
     let Some(kubelet) = found.kubelet else { return without_process(host, notes) };
     let (pid, name) = (kubelet.process.pid, kubelet.process.name);
+    let mut is_whole = true;
     let mut flags = match host.process_cmdline(pid, CMDLINE_LIMIT) {
         Ok(arguments) => flags(&arguments),
         Err(error) => {
-            notes.push(format!("the kubelet's command line is not known, its defaults are taken: {error}"));
+            is_whole = false;
+            notes.push(format!("the kubelet's command line is not known: {error}"));
             Flags::default()
         }
     };
@@ -89,16 +95,22 @@ pub(super) fn read(host: &Host) -> Config {
     if let Some(path) = flags.args_file.take() {
         match host.read(&path) {
             Ok(text) => flags = self::flags(&unquoted(&text)),
-            Err(error) => notes.push(format!("the kubelet's flags are not known: {error}")),
+            Err(error) => {
+                is_whole = false;
+                notes.push(format!("the kubelet's flags are not known: {error}"));
+            }
         }
     }
     let k3s = name.starts_with("k3s");
     if k3s && flags.config_dir.is_none() && host.exists(K3S_DROP_INS).is_ok_and(|exists| exists) {
         flags.config_dir = Some(K3S_DROP_INS.to_owned());
     }
-    let root = flags.root_dir.clone().map(PathBuf::from);
+    let known = notes.len();
     let file = file(host, pid, &flags, &mut notes);
-    let healthz = file.healthz();
+    is_whole &= notes.len() == known;
+    // A relative root is relative to a folder that is not known here.
+    let root = flags.root_dir.as_deref().map(PathBuf::from).filter(|root| root.is_absolute());
+    let places = Some(KubeletPlaces { root, healthz: healthz(&flags, &file) });
     let memory_available = match (&flags.eviction_hard, &file.eviction_hard) {
         (Some(flag), _) => from_flag(flag),
         (None, Some(map)) => from_map(map, file.merge_default_eviction_settings == Some(true)),
@@ -110,7 +122,7 @@ pub(super) fn read(host: &Host) -> Config {
         },
         (None, None) => MemoryAvailable::Default,
     };
-    Config { memory_available, root, healthz, notes }
+    Config { memory_available, places, is_whole, notes }
 }
 
 /// No process: the file in the root folder is what the next one will most likely read.
@@ -120,7 +132,8 @@ fn without_process(host: &Host, mut notes: Vec<String>) -> Config {
             Some(blind) => format!("whether a kubelet is here cannot be told: {blind}"),
             None => "no kubelet on this machine, so nobody evicts".to_owned(),
         };
-        return Config { memory_available: MemoryAvailable::Off { why }, root: None, healthz: None, notes };
+        let memory_available = MemoryAvailable::Off { why };
+        return Config { memory_available, places: None, is_whole: true, notes };
     };
     notes.push(format!(
         "no kubelet's process is seen, though {} is there: its flags are not known",
@@ -136,7 +149,7 @@ fn without_process(host: &Host, mut notes: Vec<String>) -> Config {
         Some(map) => from_map(map, file.merge_default_eviction_settings == Some(true)),
         None => MemoryAvailable::Default,
     };
-    Config { memory_available, root: None, healthz: file.healthz(), notes }
+    Config { memory_available, places: None, is_whole: true, notes }
 }
 
 fn not_read(error: &ReadError) -> String {
@@ -189,16 +202,26 @@ impl File {
         self.healthz_port = other.healthz_port.or(self.healthz_port);
         self.healthz_bind_address = other.healthz_bind_address.or(self.healthz_bind_address.take());
     }
+}
 
-    /// Where the ping answers; `None` where nothing is set, or port 0 switches it off.
-    fn healthz(&self) -> Option<SocketAddr> {
-        if self.healthz_port.is_none() && self.healthz_bind_address.is_none() {
-            return None;
-        }
-        let address = self.healthz_bind_address.as_deref().unwrap_or("127.0.0.1").parse::<IpAddr>().ok()?;
-        let port = self.healthz_port.unwrap_or(10248);
-        (port != 0).then_some(SocketAddr::new(address, port))
+/// Where the ping answers; `None` where nothing is set, or port 0 switches it off.
+fn healthz(flags: &Flags, file: &File) -> Option<SocketAddr> {
+    let port = match &flags.healthz_port {
+        Some(port) => Some(port.parse::<u16>().ok()?),
+        None => file.healthz_port,
+    };
+    let address = flags.healthz_bind_address.as_deref().or(file.healthz_bind_address.as_deref());
+    if port.is_none() && address.is_none() {
+        return None;
     }
+    let address = match address.unwrap_or("127.0.0.1").parse::<IpAddr>().ok()? {
+        // Bound to every address, it answers on loopback.
+        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    };
+    let port = port.unwrap_or(10248);
+    (port != 0).then_some(SocketAddr::new(address, port))
 }
 
 fn parse(host: &Host, path: &Path) -> Result<File, ReadError> {
@@ -269,6 +292,8 @@ fn flags(arguments: &[String]) -> Flags {
             "eviction-hard" => flags.eviction_hard = Some(value),
             "root-dir" => flags.root_dir = Some(value),
             "kubelet-args-file" => flags.args_file = Some(value),
+            "healthz-port" => flags.healthz_port = Some(value),
+            "healthz-bind-address" => flags.healthz_bind_address = Some(value),
             _ => {}
         }
     }

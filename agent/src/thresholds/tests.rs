@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::host::Places;
+use crate::host::{KubeletPlaces, Places};
 
 /// What GET /configz of kubelet 1.32.6 and 1.36.2 said.
 const CONFIGZ: [&str; 2] = [
@@ -66,8 +66,9 @@ fn the_recorded_configurations() {
         let file = recorded(configz, |_| {});
         let read = configured(CMDLINE, &[("lab/kubelet.yaml", &file)]);
         assert_eq!(available(&read), Some((100.0 * MIB, Origin::KubeletConfig)));
-        assert_eq!(read.kubelet_healthz, Some(([127, 0, 0, 1], 10248).into()));
-        assert_eq!((read.kubelet_root, read.notes), (None, Vec::<String>::new()));
+        let healthz = Some(([127, 0, 0, 1], 10248).into());
+        assert_eq!(read.places, Some(KubeletPlaces { root: None, healthz }));
+        assert_eq!((read.is_whole, read.notes), (true, Vec::<String>::new()));
     }
 }
 
@@ -110,7 +111,45 @@ fn a_flag_goes_before_the_file_and_moves_the_root() {
     let cmdline = format!("{CMDLINE} --eviction-hard=memory.available<250Mi --root-dir=/data/kubelet");
     let read = configured(&cmdline, &[("lab/kubelet.yaml", &file)]);
     assert_eq!(available(&read), Some((250.0 * MIB, Origin::KubeletConfig)));
-    assert_eq!(read.kubelet_root, Some("/data/kubelet".into()));
+    assert_eq!(read.places.unwrap().root, Some("/data/kubelet".into()));
+}
+
+#[test]
+fn where_the_ping_answers_by_flag_then_by_file() {
+    let file = recorded(CONFIGZ[0], |config| {
+        config["healthzPort"] = 10250.into();
+        config["healthzBindAddress"] = "0.0.0.0".into();
+    });
+    let healthz = |flags: &str| {
+        let read = configured(&format!("{CMDLINE}{flags}"), &[("lab/kubelet.yaml", &file)]);
+        read.places.unwrap().healthz.map(|address| address.to_string())
+    };
+    assert_eq!(healthz("").as_deref(), Some("127.0.0.1:10250"));
+    assert_eq!(healthz(" --healthz-port=9999").as_deref(), Some("127.0.0.1:9999"));
+    assert_eq!(healthz(" --healthz-bind-address=10.88.0.11").as_deref(), Some("10.88.0.11:10250"));
+    for off in [" --healthz-port=0", " --healthz-port=x", " --healthz-bind-address=here"] {
+        assert_eq!(healthz(off), None, "{off}");
+    }
+    assert_eq!(configured("kubelet", &[]).places, Some(KubeletPlaces::default()));
+}
+
+#[test]
+fn a_setting_goes_before_what_the_kubelet_says_and_that_before_the_default() {
+    let (root, host) = node_of("kubelet", "kubelet --root-dir=/data/kubelet --healthz-port=9999", &[]);
+    assert_eq!(host.kubelet_root(), Path::new("/var/lib/kubelet"));
+    host.clone().learn(read(&host).places.unwrap());
+    assert_eq!(host.kubelet_root(), Path::new("/data/kubelet"));
+    assert_eq!(host.kubelet_healthz(), ([127, 0, 0, 1], 9999).into());
+    // Set to what is the default anyway: a setting still.
+    let set = Places {
+        kubelet_root: Some("/var/lib/kubelet".into()),
+        kubelet_healthz: Some(([127, 0, 0, 1], 10248).into()),
+        ..Places::default()
+    };
+    let host = Host::new(root.path(), Clock::system(), set);
+    host.learn(read(&host).places.unwrap());
+    assert_eq!(host.kubelet_root(), Path::new("/var/lib/kubelet"));
+    assert_eq!(host.kubelet_healthz(), ([127, 0, 0, 1], 10248).into());
 }
 
 #[test]
@@ -152,6 +191,7 @@ fn what_cannot_be_read_is_said_and_is_the_documented_default() {
     let missing = configured(CMDLINE, &[]);
     assert_eq!(available(&missing), default);
     assert!(missing.notes[0].contains("does not exist"), "{:?}", missing.notes);
+    assert!(!missing.is_whole);
     let folder = configured(CMDLINE, &[("lab/kubelet.yaml/file", "")]);
     assert!(folder.notes[0].contains("/lab/kubelet.yaml"), "{:?}", folder.notes);
     let relative = configured("kubelet --config=kubelet.yaml", &[]);
@@ -212,6 +252,23 @@ fn settings_go_before_everything() {
     assert_eq!(thresholds.cpu_some_percent, Limit { value: 90.0, origin: Origin::Setting });
     assert_eq!(thresholds.io_full_percent, Thresholds::default().io_full_percent);
     assert_eq!(Overrides::default().over(Thresholds::default()), Thresholds::default());
+}
+
+#[test]
+fn every_limit_can_be_set_and_is_checked() {
+    let fields = serde_json::to_value(Overrides::default()).unwrap();
+    let fields: Vec<&String> = fields.as_object().unwrap().keys().collect();
+    let mut names = Overrides::NAMES.to_vec();
+    names.sort_unstable();
+    assert_eq!(fields, names);
+    for name in names {
+        let set = |value: &str| toml::from_str::<Overrides>(&format!("{name} = {value}")).unwrap();
+        assert_ne!(set("3").over(Thresholds::default()), Thresholds::default(), "{name}");
+        assert_eq!(set("3").check(), Ok(()), "{name}");
+        for senseless in ["-1", "0", "nan", "inf"] {
+            assert!(set(senseless).check().unwrap_err().contains(name), "{name} {senseless}");
+        }
+    }
 }
 
 proptest! {

@@ -174,7 +174,7 @@ async fn set() -> anyhow::Result<Stage> {
                 cni_conf_dir: containerd.cni_conf_dir(),
                 cni_bin_dirs: vec![CNI_BIN_DIR.into()],
                 // No kubelet is part of this; a folder that is not there expects none.
-                kubelet_root: folder.path().join("no-kubelet"),
+                kubelet_root: Some(folder.path().join("no-kubelet")),
                 ..Places::default()
             },
             ..Default::default()

@@ -314,8 +314,8 @@ pub(super) fn places(containerd: &Containerd, kubelet: &Kubelet) -> Places {
         runtime_socket: Some(containerd.socket()),
         cni_conf_dir: containerd.cni_conf_dir(),
         cni_bin_dirs: vec![CNI_BIN_DIR.into()],
-        kubelet_healthz: kubelet.address(),
-        kubelet_root: kubelet.root(),
+        kubelet_healthz: Some(kubelet.address()),
+        kubelet_root: Some(kubelet.root()),
     }
 }
 

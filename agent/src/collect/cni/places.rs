@@ -96,7 +96,7 @@ pub(super) fn expected(host: &Host) -> Option<String> {
             return Some(format!("a runtime is here: {socket}"));
         }
     }
-    let config = host.places().kubelet_root.join("config.yaml");
+    let config = host.kubelet_root().join("config.yaml");
     if host.stat(&config).is_ok() {
         return Some(format!("a kubelet is configured: {}", config.display()));
     }

@@ -156,7 +156,7 @@ pub(crate) fn trace(host: &Host) -> Option<PathBuf> {
 
 /// Where a kubelet's root folder may be.
 pub(crate) fn roots(host: &Host) -> impl Iterator<Item = PathBuf> {
-    let first = host.places().kubelet_root.clone();
+    let first = host.kubelet_root();
     std::iter::once(first).chain(OTHER_ROOTS.map(|root| Path::new(root).to_owned()))
 }
 
@@ -166,7 +166,7 @@ pub(crate) fn not_expected(host: &Host, others: &[String]) -> String {
     let mut why = format!(
         "no kubelet on this machine: no process of root's is called {}, and {} has no {}",
         names.join(", "),
-        host.places().kubelet_root.display(),
+        host.kubelet_root().display(),
         TRACES.join(", ")
     );
     for other in others {

@@ -98,7 +98,7 @@ impl Probe {
         let mut fresh = false;
         if self.flight.is_none() && due {
             self.asked = Some(now.boot);
-            match Get::begin(host.places().kubelet_healthz, "/healthz") {
+            match Get::begin(host.kubelet_healthz(), "/healthz") {
                 Ok(get) => {
                     self.flight = Some(Flight { get, begun: now.boot });
                     self.unanswered.get_or_insert(now);
@@ -162,7 +162,7 @@ mod tests {
 
     fn host(listener: &TcpListener) -> (Host, Mover) {
         let (clock, mover) = Clock::skippable();
-        let places = Places { kubelet_healthz: listener.local_addr().unwrap(), ..Places::default() };
+        let places = Places { kubelet_healthz: Some(listener.local_addr().unwrap()), ..Places::default() };
         (Host::new("/", clock, places), mover)
     }
 

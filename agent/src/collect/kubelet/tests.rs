@@ -51,7 +51,7 @@ impl Node {
             }
         }
         let (clock, mover) = Clock::skippable();
-        let places = Places { kubelet_healthz: healthz, ..Places::default() };
+        let places = Places { kubelet_healthz: Some(healthz), ..Places::default() };
         let host = Host::new(root.path(), clock, places);
         Node { root, host, mover, children: Vec::new() }
     }

@@ -83,7 +83,7 @@ fn found(socket: PathBuf, rule: &str, because: Option<&str>) -> Endpoint {
 }
 
 fn by_kubelet(host: &Host, kubelet: Option<&Process>) -> Result<Option<Endpoint>, ReadError> {
-    let mut config = host.places().kubelet_root.join("config.yaml");
+    let mut config = host.kubelet_root().join("config.yaml");
     if let Some(kubelet) = kubelet {
         // It may be gone by now, not be ours to read, or hang: then it names nothing, and the next rule is asked.
         let arguments = host.process_cmdline(kubelet.pid, find::CMDLINE_LIMIT).unwrap_or_else(|_| Vec::new());
