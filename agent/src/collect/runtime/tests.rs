@@ -299,10 +299,41 @@ fn with_its_process_stopped_three_seconds_are_enough() {
     stage.mover.skip(Duration::from_secs(3));
     let (_, states) = stage.read(&mut source);
     assert_eq!(names(&states), ["runtime_hung"]);
-    assert!(states[0].summary.contains("is stopped by a signal"), "{}", states[0].summary);
+    assert!(states[0].summary.contains("containerd (pid "), "{}", states[0].summary);
+    assert!(states[0].summary.contains(") is stopped by a signal and does not"), "{}", states[0].summary);
     // A process that sleeps proves nothing: ten seconds are needed again.
     stage.process("containerd", 'S');
     assert_eq!(names(&stage.read(&mut source).1), [""; 0]);
+}
+
+/// `containerd_hung` in the catalogue of causes looks for these words: another remedy follows from them.
+#[test]
+fn the_words_of_a_process_state_are_those_that_the_diagnosis_looks_for() {
+    let stage = Stage::new();
+    let fake = stage.serve();
+    fake.reply("Version", Reply::Hang);
+    stage.process("containerd", 'S');
+    let mut source = stage.open();
+    stage.read(&mut source);
+    stage.mover.skip(Duration::from_secs(10));
+    for (state, says, is_stopped) in [
+        ('T', "is in state T: stopped by a signal", true),
+        ('t', "is in state t: stopped by a debugger", true),
+        ('Z', "is in state Z: a zombie, dead and not yet reaped", false),
+        ('D', "is in state D: waiting in the kernel, not to be interrupted", false),
+        ('S', "is in state S: sleeping", false),
+        ('R', "is in state R: running", false),
+    ] {
+        stage.process("containerd", state);
+        let (_, states) = stage.read(&mut source);
+        assert_eq!(names(&states), ["runtime_hung"], "{state}");
+        let mut texts: Vec<&str> = states[0].evidence.iter().map(|evidence| evidence.text.as_str()).collect();
+        texts.push(&states[0].summary);
+        assert!(texts.iter().any(|text| text.ends_with(says)), "{state}: {texts:?}");
+        let has = |sign: &str| texts.iter().any(|text| text.contains(sign));
+        assert_eq!(has("stopped") || has("state T") || has("state t"), is_stopped, "{state}: {texts:?}");
+        assert_eq!(has("zombie") || has("state Z"), state == 'Z', "{state}: {texts:?}");
+    }
 }
 
 #[test]
