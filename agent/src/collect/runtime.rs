@@ -43,6 +43,9 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
 /// The first reading waits this long for first answers, so that it does not say "never asked" of a well runtime.
 const FIRST_ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 
+/// Not read for so long, the agent was suspended with its machine, or starved: the calls' thread as well.
+const ASLEEP: Duration = Duration::from_secs(3);
+
 /// While connects fail, the kubelet's configuration is read again after so many reads: it may name another socket.
 const LOOK_AGAIN_AFTER_READS: u32 = 10;
 
@@ -71,6 +74,8 @@ pub struct Source {
     /// Whether a process has gone that no other has taken the place of yet.
     was_replaced: bool,
     is_first: bool,
+    /// When it was read last, on the clock that also counts suspended time.
+    newest_read: Option<Duration>,
     reads_without_link: u32,
 }
 
@@ -145,6 +150,7 @@ fn open(host: &Host) -> Result<Source, ReadError> {
         process: None,
         was_replaced: false,
         is_first: true,
+        newest_read: None,
         reads_without_link: 0,
     })
 }
@@ -155,10 +161,13 @@ fn wake(source: &Source) -> Option<BorrowedFd<'_>> {
 
 fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     let is_missing = source.look(host)?;
-    let mut board = if std::mem::take(&mut source.is_first) {
-        source.asking.first_board(FIRST_ANSWERS_WITHIN)
-    } else {
-        source.asking.board()
+    let now = host.clock().since_boot();
+    let asleep = source.newest_read.replace(now).is_some_and(|newest| now.saturating_sub(newest) >= ASLEEP);
+    // Who slept finds answers that came long ago: they are taken in before a call's age is believed.
+    let mut board = match std::mem::take(&mut source.is_first) {
+        true => source.asking.first_board(FIRST_ANSWERS_WITHIN),
+        false if asleep => source.asking.board_with_answers(FIRST_ANSWERS_WITHIN),
+        false => source.asking.board(),
     };
     let now = host.clock().stamp();
     if is_missing {

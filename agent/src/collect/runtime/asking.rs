@@ -249,8 +249,17 @@ impl Asking {
 
     /// What is known once each verb has ended, or after `limit` at the latest.
     pub(super) fn first_board(&self, limit: Duration) -> Board {
-        let waited =
-            self.shared.changed.wait_timeout_while(self.shared.lock(), limit, |board| !board.is_complete());
+        self.board_when(Board::is_complete, limit)
+    }
+
+    /// What is known once Version and Status wait for no answer, or after `limit` at the latest.
+    pub(super) fn board_with_answers(&self, limit: Duration) -> Board {
+        let are_here = |board: &Board| board.version.unanswered.or(board.status.unanswered).is_none();
+        self.board_when(are_here, limit)
+    }
+
+    fn board_when(&self, holds: impl Fn(&Board) -> bool, limit: Duration) -> Board {
+        let waited = self.shared.changed.wait_timeout_while(self.shared.lock(), limit, |board| !holds(board));
         waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 }

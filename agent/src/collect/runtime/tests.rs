@@ -287,6 +287,25 @@ fn a_call_that_hangs_is_hung_after_ten_seconds_and_stays_so_when_it_is_given_up(
 }
 
 #[test]
+fn a_call_that_was_in_flight_while_the_agent_slept_is_not_hung() {
+    let stage = Stage::new();
+    let fake = stage.serve();
+    fake.reply("Status", Reply::Hang);
+    let mut source = stage.open();
+    stage.until(&mut source, |reading, _| reading.status.state == CallState::Pending);
+    // A suspended machine wakes: the age of the call jumps, and its answer is taken in a moment later.
+    stage.mover.skip(Duration::from_secs(60));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(100));
+            fake.reply("Status", status(true, true));
+        });
+        let (_, states) = stage.read(&mut source);
+        assert!(!names(&states).contains(&"runtime_hung"), "{states:#?}");
+    });
+}
+
+#[test]
 fn with_its_process_stopped_three_seconds_are_enough() {
     let stage = Stage::new();
     let fake = stage.serve();
