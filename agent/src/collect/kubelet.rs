@@ -30,6 +30,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     name: "kubelet",
     every: Duration::from_secs(1),
     deadline: Duration::from_secs(3),
+    remembers: true,
     open,
     read,
     wake,
@@ -200,7 +201,7 @@ impl Source {
         host: &Host,
         changes: &mut Vec<Change>,
     ) -> Result<Option<KubeletProcess>, ReadError> {
-        let Some(mut known) = self.known.take() else { return Ok(None) };
+        let Some(known) = &mut self.known else { return Ok(None) };
         let ended = match &known.pidfd {
             Some(pidfd) => host.has_ended(pidfd.as_fd())?,
             None => false,
@@ -220,9 +221,9 @@ impl Source {
             } else {
                 "it was gone when it was looked for; how it ended, only its parent (systemd) knows"
             };
-            self.exit =
-                Some(Exit { pid, name: known.kubelet.process.name.clone(), at: at.wall, by_pidfd: ended });
-            let process = known.kubelet.process;
+            let process = known.kubelet.process.clone();
+            self.known = None;
+            self.exit = Some(Exit { pid, name: process.name.clone(), at: at.wall, by_pidfd: ended });
             changes.push(Change { began: false, process, at, detail: detail.to_owned() });
             return Ok(None);
         };
@@ -230,9 +231,7 @@ impl Source {
         if let Some(status) = host.process_status(pid)? {
             known.kubelet.status = status;
         }
-        let described = describe(&known, host.clock().stamp());
-        self.known = Some(known);
-        Ok(Some(described))
+        Ok(Some(describe(known, host.clock().stamp())))
     }
 
     /// A kubelet that was not known before.

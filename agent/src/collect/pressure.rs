@@ -22,6 +22,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     name: "pressure",
     every: Duration::from_secs(1),
     deadline: Duration::from_secs(2),
+    remembers: false,
     open,
     read,
     wake: never_woken,

@@ -32,6 +32,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     name: "runtime",
     every: Duration::from_secs(1),
     deadline: Duration::from_secs(2),
+    remembers: true,
     open,
     read,
     wake,
@@ -63,8 +64,6 @@ pub struct Source {
     asking: Asking,
     /// The socket that `asking` was started on.
     identity: Option<Identity>,
-    /// Whether the socket was ever there: then it is expected.
-    seen: bool,
     /// Since when it has been gone.
     missing: Option<Stamp>,
     /// The listener's process, from the newest connect that the kernel took.
@@ -76,7 +75,7 @@ pub struct Source {
     is_first: bool,
     /// When it was read last, on the clock that also counts suspended time.
     newest_read: Option<Duration>,
-    reads_without_link: u32,
+    reads_without_runtime: u32,
 }
 
 /// What is known of the runtime.
@@ -143,7 +142,6 @@ fn open(host: &Host) -> Result<Source, ReadError> {
     Ok(Source {
         asking: Asking::start(host, endpoint.socket.clone())?,
         identity: stat.as_ref().map(identity),
-        seen: stat.is_some(),
         missing: None,
         endpoint,
         pid: None,
@@ -151,7 +149,7 @@ fn open(host: &Host) -> Result<Source, ReadError> {
         was_replaced: false,
         is_first: true,
         newest_read: None,
-        reads_without_link: 0,
+        reads_without_runtime: 0,
     })
 }
 
@@ -176,8 +174,9 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     } else {
         source.missing = None;
     }
-    source.relook(host, &board)?;
-    refuse(source, &board)?;
+    let refused = refuse(source, &board);
+    source.relook(host, &board, refused.is_err())?;
+    refused?;
     if let Some((Link::Connected { pid }, _)) = &board.link {
         source.pid = *pid;
     }
@@ -242,35 +241,30 @@ impl Source {
     fn look(&mut self, host: &Host) -> Result<bool, ReadError> {
         match host.stat(&self.endpoint.socket) {
             Ok(stat) => {
-                self.seen = true;
                 if self.identity != Some(identity(&stat)) {
                     self.identity = Some(identity(&stat));
                     self.ask(host)?;
                 }
                 Ok(false)
             }
-            Err(ReadError::NotFound { .. }) => {
-                if !self.seen && self.endpoint.expected_because.is_none() {
-                    return Err(ReadError::absent(format!("{} is gone", self.endpoint.socket.display())));
-                }
-                Ok(true)
-            }
+            Err(ReadError::NotFound { .. }) => Ok(true),
             // What stat may not see, connect may: its word counts.
             Err(_) => Ok(false),
         }
     }
 
-    /// While nobody can be connected to, looks now and then whether another socket is the right one.
-    fn relook(&mut self, host: &Host, board: &Board) -> Result<(), ReadError> {
-        if matches!(board.link, Some((Link::Connected { .. } | Link::BacklogFull, _)) | None) {
-            self.reads_without_link = 0;
+    /// While no runtime is there, or what is there is none, looks now and then whether another socket is the right one.
+    fn relook(&mut self, host: &Host, board: &Board, is_refused: bool) -> Result<(), ReadError> {
+        let is_there = matches!(board.link, Some((Link::Connected { .. } | Link::BacklogFull, _)) | None);
+        if is_there && !is_refused {
+            self.reads_without_runtime = 0;
             return Ok(());
         }
-        self.reads_without_link += 1;
-        if self.reads_without_link < LOOK_AGAIN_AFTER_READS {
+        self.reads_without_runtime += 1;
+        if self.reads_without_runtime < LOOK_AGAIN_AFTER_READS {
             return Ok(());
         }
-        self.reads_without_link = 0;
+        self.reads_without_runtime = 0;
         match endpoint::find(host) {
             Ok(found) if found.socket != self.endpoint.socket => {
                 self.identity = host.stat(&found.socket).ok().as_ref().map(identity);

@@ -583,3 +583,35 @@ fn a_failed_status_forgets_the_conditions() {
     verb.ended = Some(ended);
     assert_eq!(StatusSaid::of(&verb), None);
 }
+
+#[test]
+fn what_is_no_runtime_is_left_for_one_that_came_and_its_failure_forgets_nothing() {
+    use crate::collector::Collect;
+    use nodewhy_proto::Outcome;
+
+    let root = tempfile::tempdir().unwrap();
+    let host = Host::new(root.path(), Clock::system(), Places::default());
+    for folder in ["run/containerd", "run/crio"] {
+        std::fs::create_dir_all(root.path().join(folder)).unwrap();
+    }
+    let garbage = Fake::start(&root.path().join("run/containerd/containerd.sock"), Manner::Garbage);
+    let mut running = COLLECTOR.start();
+    let mut step = || running.step(&host, &Thresholds::default());
+    assert!(matches!(step().outcome, Outcome::Failed { .. }));
+    let crio = root.path().join("run/crio/crio.sock");
+    let fake = Fake::start(&crio, Manner::Grpc);
+    let came = (0..2 * LOOK_AGAIN_AFTER_READS).map(|_| step()).find(|step| step.outcome == Outcome::Read);
+    assert_eq!(came.unwrap().reading.unwrap().json().unwrap()["endpoint"], "/run/crio/crio.sock");
+    // It is the one that is missed from now on, also past a failure.
+    drop(garbage);
+    drop(fake);
+    std::fs::remove_file(&crio).unwrap();
+    let fake = Fake::start(&crio, Manner::Garbage);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(matches!(step().outcome, Outcome::Failed { .. }));
+    drop(fake);
+    std::fs::remove_file(&crio).unwrap();
+    std::fs::remove_file(root.path().join("run/containerd/containerd.sock")).unwrap();
+    let states = step().noticed.expect("it was seen: that it is gone is no absence").states;
+    assert_eq!(names(&states), ["runtime_socket_missing"]);
+}
