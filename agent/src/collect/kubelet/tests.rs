@@ -410,7 +410,9 @@ fn a_read_that_failed_forgets_no_kubelet() {
     // A node that starves: no memory, no descriptor for this read. Then the kubelet is killed.
     fs::write(root.path().join("proc/734/stat"), "garbage").unwrap();
     assert!(matches!(running.step(&host, &thresholds).outcome, Outcome::Failed { .. }));
-    fs::remove_dir_all(root.path().join("proc/734")).unwrap();
+    fs::remove_dir_all(root.path().join("proc")).unwrap();
+    assert!(matches!(running.step(&host, &thresholds).outcome, Outcome::Failed { .. }));
+    fs::create_dir(root.path().join("proc")).unwrap();
     let step = running.step(&host, &thresholds);
     assert_eq!(step.outcome, Outcome::Read, "it was seen: that it is gone is no absence");
     let noticed = step.noticed.unwrap();
