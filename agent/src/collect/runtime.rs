@@ -20,6 +20,7 @@ use tonic::Code;
 use self::asking::{Asking, Board, Link};
 use self::detect::detect;
 use self::endpoint::Endpoint;
+pub(crate) use self::endpoint::is_dockers;
 use self::reading::{Call, Connect, RelistCall, RuntimeCondition, StatusSaid, VersionCall};
 use crate::collector::Collector;
 use crate::cri::CallError;
@@ -110,6 +111,8 @@ pub struct Reading {
     pub cni_conf_dir: Option<String>,
     /// The plugin folders that the runtime itself is configured with.
     pub cni_bin_dirs: Option<Vec<String>>,
+    /// Whether pods use this runtime, so that its having no pod network is a fault: all but Docker's own containerd.
+    pub serves_pods: bool,
 }
 
 /// The runtime's process began or ended.
@@ -190,6 +193,7 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     // Under socket activation systemd called `listen`: its state says nothing of the runtime's.
     .filter(|process| !(process.pid == 1 || process.name == "systemd" || process.name == "init"));
     let said = StatusSaid::of(&board.status).unwrap_or(StatusSaid::NOTHING);
+    let serves_pods = source.endpoint.expected_because.is_some() || !is_dockers(host);
     Ok(Reading {
         endpoint: source.endpoint.socket.display().to_string(),
         found_by: source.endpoint.found_by.clone(),
@@ -205,6 +209,7 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         last_cni_load_status: said.last_cni_load_status,
         cni_conf_dir: said.cni_conf_dir,
         cni_bin_dirs: said.cni_bin_dirs,
+        serves_pods,
     })
 }
 

@@ -86,6 +86,16 @@ fn dockers_containerd_expects_no_network() {
 }
 
 #[test]
+fn debians_docker_expects_no_network_until_a_kubelet_comes() {
+    let node = Node::new();
+    node.put("run/containerd/containerd.sock", "");
+    node.put("run/docker.sock", "");
+    assert!(matches!(read(&mut open(&node.host).unwrap(), &node.host), Err(ReadError::Absent { .. })));
+    node.put("var/lib/kubelet/config.yaml", "");
+    assert_eq!(node.once().1, [("cni_config_dir_missing", "/etc/cni/net.d".to_owned())]);
+}
+
+#[test]
 fn missing_invalid_and_gone_are_told_apart() {
     let node = Node::configured();
     let mut source = open(&node.host).unwrap();

@@ -27,7 +27,9 @@ pub(super) fn detect(pair: Pair<'_, Reading>, thresholds: &Thresholds, noticed: 
         noticed.states.extend(relist_slow(reading, thresholds.runtime_slow_seconds));
     }
     noticed.states.extend(runtime_not_ready(reading));
-    noticed.states.extend(network_not_ready(reading));
+    if reading.serves_pods {
+        noticed.states.extend(network_not_ready(reading));
+    }
 }
 
 fn abnormal(

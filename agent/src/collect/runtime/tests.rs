@@ -407,6 +407,26 @@ fn its_conditions_are_findings() {
 }
 
 #[test]
+fn dockers_containerd_needs_no_pod_network() {
+    let root = tempfile::tempdir().unwrap();
+    let host = Host::new(root.path(), Clock::system(), Places::default());
+    std::fs::create_dir_all(root.path().join("run/containerd")).unwrap();
+    std::fs::write(root.path().join("run/docker.sock"), "").unwrap();
+    let fake = Fake::start(&root.path().join("run/containerd/containerd.sock"), Manner::Grpc);
+    fake.reply("Status", status(true, false));
+    let look = || {
+        let reading = read(&mut open(&host).unwrap(), &host).unwrap();
+        let mut noticed = Noticed::default();
+        let pair = Pair { before: None, now: &reading, at: host.clock().stamp() };
+        detect(pair, &Thresholds::default(), &mut noticed);
+        (reading.condition("NetworkReady").is_some(), names(&noticed.states))
+    };
+    assert_eq!(look(), (true, vec![]));
+    crate::host::process::made::process(root.path(), 734, "kubelet", 'S');
+    assert_eq!(look(), (true, vec!["runtime_network_not_ready"]));
+}
+
+#[test]
 fn a_socket_without_a_listener_is_refused_and_a_new_listener_is_asked_at_once() {
     let stage = Stage::new();
     drop(UnixListener::bind(stage.socket()).unwrap());
