@@ -330,8 +330,12 @@ impl Asker {
         loop {
             // A connection that broke under a call says nothing of the runtime as it is now: a new one does. A few
             // tries, not over and over: a peer that drops each connection is asked each second.
-            for _ in 0..TRIES {
-                if let Asked::Ended = self.once(&verb, &call).await {
+            self.shared.note(|board| {
+                let connects = board.connects;
+                verb(board).begin(self.clock.stamp(), connects)
+            });
+            for left in (0..TRIES).rev() {
+                if let Asked::Ended = self.once(&verb, &call, left > 0).await {
                     break;
                 }
             }
@@ -343,11 +347,8 @@ impl Asker {
         &self,
         verb: &impl Fn(&mut Board) -> &mut Verb<T>,
         call: &impl AsyncFn() -> Result<T, CallError>,
+        is_tried_again: bool,
     ) -> Asked {
-        self.shared.note(|board| {
-            let connects = board.connects;
-            verb(board).begin(self.clock.stamp(), connects)
-        });
         let mut calling = pin!(call());
         let early = self.clock.timeout(SUSPECT_AFTER, calling.as_mut()).await;
         let is_late = early.is_none();
@@ -360,8 +361,12 @@ impl Asker {
         };
         let broken = matches!(result, Err(CallError::Broken(_)));
         self.shared.note(|board| {
-            let connects = board.connects;
-            verb(board).end(self.clock.stamp(), connects, result)
+            let (at, connects) = (self.clock.stamp(), board.connects);
+            verb(board).end(at, connects, result);
+            // In one step: between two tries nobody may take the verb for settled.
+            if broken && is_tried_again {
+                verb(board).begin(at, connects);
+            }
         });
         if is_late {
             // A slow answer must be seen before the next, fast one takes its place.
