@@ -21,7 +21,10 @@ pub struct Collector<S, R> {
     pub every: Duration,
     /// A read that takes longer is `Stuck` until it ends. It stays in flight; no second one is begun.
     pub deadline: Duration,
-    /// Opens what is kept; called again after a failure.
+    /// Whether what is kept outlives a failed read, since it remembers what was seen on this node. If not, a failure
+    /// closes it, and the next read opens it anew.
+    pub remembers: bool,
+    /// Opens what is kept.
     pub open: fn(&Host) -> Result<S, ReadError>,
     /// The only I/O. It runs on the collector's own thread, so it may block; it delays nobody else.
     pub read: fn(&mut S, &Host) -> Result<R, ReadError>,
@@ -204,7 +207,11 @@ where
                 Step { outcome: Outcome::Read, reading: Some(taken), noticed: Some(noticed) }
             }
             Err(error) => {
-                self.close();
+                if self.collector.remembers {
+                    self.before = None;
+                } else {
+                    self.close();
+                }
                 Step { outcome: error.outcome(), reading: None, noticed: None }
             }
         }

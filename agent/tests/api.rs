@@ -50,6 +50,7 @@ const fn made_up(
         name,
         every: Duration::from_millis(50),
         deadline: Duration::from_millis(200),
+        remembers: false,
         open: |_| Ok(()),
         read,
         wake: never_woken,

@@ -28,6 +28,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     name: "cni",
     every: Duration::from_secs(1),
     deadline: Duration::from_secs(2),
+    remembers: true,
     open,
     read,
     wake,
@@ -151,20 +152,22 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     if source.watch.as_mut().is_some_and(|watch| watch.renew().is_err()) {
         source.watch = None;
     }
-    if host.stat(&source.folders.conf).is_err() {
+    if source.watch.is_none() {
+        source.watch = host.watch_folder(&source.folders.conf).ok();
+    }
+    let mut names = names(&source.folders.conf, host);
+    let is_configured = |names: &Names| names.as_ref().is_ok_and(|names| names.iter().flatten().any(is_conf));
+    if !is_configured(&names) {
         // A distribution that was installed since may have named another folder.
         let folders = places::folders(host);
         if folders.conf != source.folders.conf {
+            names = self::names(&folders.conf, host);
             *source = Source { watch: host.watch_folder(&folders.conf).ok(), folders, seen: source.seen };
         }
     }
+    let has_conf = is_configured(&names);
+    let names = names?;
     let dir = &source.folders.conf;
-    let names = match host.list(dir) {
-        Ok(names) => Some(names),
-        Err(ReadError::NotFound { .. }) => None,
-        Err(error) => return Err(error),
-    };
-    let has_conf = names.iter().flatten().any(|name| is_conf(name));
     let because = if source.seen {
         Some("a configuration was here before".to_owned())
     } else if has_conf {
@@ -201,8 +204,20 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     Ok(reading)
 }
 
+/// The names in a folder; `None`: it does not exist.
+type Names = Result<Option<Vec<String>>, ReadError>;
+
+fn names(dir: &Path, host: &Host) -> Names {
+    match host.list(dir) {
+        Ok(names) => Ok(Some(names)),
+        Err(ReadError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The endings that libcni's `ConfFiles` is asked for by containerd and CRI-O.
-fn is_conf(name: &str) -> bool {
+fn is_conf(name: impl AsRef<str>) -> bool {
+    let name = name.as_ref();
     [".conf", ".conflist", ".json"].iter().any(|ending| name.ends_with(ending))
 }
 
@@ -237,8 +252,12 @@ impl Reading {
     }
 
     fn judge(&mut self, host: &Host, path: &Path, bin: &[PathBuf], file: &mut File) {
+        let is_special = host.stat(path).is_ok_and(|stat| !stat.is_file);
         let is_under_root = host.root() == Path::new("/");
-        let judged = if file.size_bytes.is_some_and(|bytes| bytes > LARGEST_FILE_BYTES) {
+        let judged = if is_special {
+            // Opening a pipe waits for a writer.
+            Err((FileState::CannotTell, "it is no regular file: not read".to_owned()))
+        } else if file.size_bytes.is_some_and(|bytes| bytes > LARGEST_FILE_BYTES) {
             Err((FileState::CannotTell, format!("it is larger than {LARGEST_FILE_BYTES} bytes: not read")))
         } else {
             match host.read_bytes(path) {

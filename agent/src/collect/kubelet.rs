@@ -30,6 +30,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     name: "kubelet",
     every: Duration::from_secs(1),
     deadline: Duration::from_secs(3),
+    remembers: true,
     open,
     read,
     wake,
@@ -49,6 +50,8 @@ pub struct Source {
     starts: VecDeque<Stamp>,
     starts_total: u64,
     exit: Option<Exit>,
+    /// What happened and is not told yet: a read may fail after it saw an end.
+    changes: Vec<Change>,
     probe: healthz::Probe,
     answered: Option<Timestamp>,
 }
@@ -143,6 +146,7 @@ fn open(_host: &Host) -> Result<Source, ReadError> {
         starts: VecDeque::new(),
         starts_total: 0,
         exit: None,
+        changes: Vec::new(),
         probe: healthz::Probe::new(),
         answered: None,
     })
@@ -153,14 +157,13 @@ fn wake(source: &Source) -> Option<BorrowedFd<'_>> {
 }
 
 fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
-    let mut changes = Vec::new();
     let mut notes = Vec::new();
-    let process = match source.look_again(host, &mut changes)? {
+    let process = match source.look_again(host)? {
         Some(process) => Some(process),
         None => {
             let found = find::find(host)?;
             notes.extend(found.others);
-            found.kubelet.map(|kubelet| source.meet(kubelet, host, &mut changes))
+            found.kubelet.map(|kubelet| source.meet(kubelet, host))
         }
     };
     let (expected_because, blind) = source.expected(host, process.as_ref(), &notes)?;
@@ -188,18 +191,14 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         healthz,
         healthz_answered: source.answered,
         notes,
-        changes,
+        changes: std::mem::take(&mut source.changes),
     })
 }
 
 impl Source {
     /// The known kubelet as it is now; `None`: there is none, or it has ended.
-    fn look_again(
-        &mut self,
-        host: &Host,
-        changes: &mut Vec<Change>,
-    ) -> Result<Option<KubeletProcess>, ReadError> {
-        let Some(mut known) = self.known.take() else { return Ok(None) };
+    fn look_again(&mut self, host: &Host) -> Result<Option<KubeletProcess>, ReadError> {
+        let Some(known) = &mut self.known else { return Ok(None) };
         let ended = match &known.pidfd {
             Some(pidfd) => host.has_ended(pidfd.as_fd())?,
             None => false,
@@ -219,23 +218,21 @@ impl Source {
             } else {
                 "it was gone when it was looked for; how it ended, only its parent (systemd) knows"
             };
-            self.exit =
-                Some(Exit { pid, name: known.kubelet.process.name.clone(), at: at.wall, by_pidfd: ended });
-            let process = known.kubelet.process;
-            changes.push(Change { began: false, process, at, detail: detail.to_owned() });
+            let process = known.kubelet.process.clone();
+            self.known = None;
+            self.exit = Some(Exit { pid, name: process.name.clone(), at: at.wall, by_pidfd: ended });
+            self.changes.push(Change { began: false, process, at, detail: detail.to_owned() });
             return Ok(None);
         };
         known.kubelet.process = process;
         if let Some(status) = host.process_status(pid)? {
             known.kubelet.status = status;
         }
-        let described = describe(&known, host.clock().stamp());
-        self.known = Some(known);
-        Ok(Some(described))
+        Ok(Some(describe(known, host.clock().stamp())))
     }
 
     /// A kubelet that was not known before.
-    fn meet(&mut self, kubelet: find::Kubelet, host: &Host, changes: &mut Vec<Change>) -> KubeletProcess {
+    fn meet(&mut self, kubelet: find::Kubelet, host: &Host) -> KubeletProcess {
         let now = host.clock().stamp();
         let began = kubelet.process.start_since_boot();
         let age = now.boot.saturating_sub(began);
@@ -250,7 +247,7 @@ impl Source {
         }
         // One that has run for long when it is first seen is no news.
         if self.seen || age <= RESTARTS_WITHIN {
-            changes.push(Change {
+            self.changes.push(Change {
                 began: true,
                 process: kubelet.process.clone(),
                 at: started,

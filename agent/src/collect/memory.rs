@@ -21,6 +21,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     name: "memory",
     every: Duration::from_secs(1),
     deadline: Duration::from_secs(2),
+    remembers: false,
     open,
     read,
     wake: never_woken,

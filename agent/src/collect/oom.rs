@@ -38,6 +38,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     name: "oom",
     every: Duration::from_secs(1),
     deadline: Duration::from_secs(5),
+    remembers: false,
     open,
     read,
     wake,

@@ -22,6 +22,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     name: "pressure",
     every: Duration::from_secs(1),
     deadline: Duration::from_secs(2),
+    remembers: false,
     open,
     read,
     wake: never_woken,
@@ -312,6 +313,25 @@ mod tests {
         now.io.full = Some(Stall { avg10: 21.0, ..before.io.full.unwrap() });
         let names: Vec<_> = noticed(&now, None).states.iter().map(|state| state.finding).collect();
         assert_eq!(names, ["memory_thrash", "cpu_saturated", "io_stalled"]);
+    }
+
+    #[test]
+    fn a_busy_machine_is_a_warning_after_a_minute_and_nothing_critical() {
+        // A compiler on every CPU: tasks always wait for one, and for nothing else.
+        let (_root, host) = node(&NODE);
+        let mut now = read(&mut open(&host).unwrap(), &host).unwrap();
+        now.cpu.some = Some(Stall { avg10: 99.0, avg60: 97.0, avg300: 80.0, total_seconds: 455.9 });
+        let mut findings = crate::findings::Findings::default();
+        let start = host.clock().stamp();
+        let mut at = |seconds| {
+            let at = nodewhy_clock::Stamp { boot: start.boot + Duration::from_secs(seconds), ..start };
+            findings.observe("pressure", noticed(&now, None).states, at);
+            let names: Vec<_> = findings.active().map(|it| (it.finding.clone(), it.severity)).collect();
+            names
+        };
+        assert_eq!(at(0), []);
+        assert_eq!(at(59), []);
+        assert_eq!(at(60), [("cpu_saturated".to_owned(), Severity::Warning)]);
     }
 
     #[test]

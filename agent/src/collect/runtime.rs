@@ -20,6 +20,7 @@ use tonic::Code;
 use self::asking::{Asking, Board, Link};
 use self::detect::detect;
 use self::endpoint::Endpoint;
+pub(crate) use self::endpoint::is_dockers;
 use self::reading::{Call, Connect, RelistCall, RuntimeCondition, StatusSaid, VersionCall};
 use crate::collector::Collector;
 use crate::cri::CallError;
@@ -32,6 +33,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     name: "runtime",
     every: Duration::from_secs(1),
     deadline: Duration::from_secs(2),
+    remembers: true,
     open,
     read,
     wake,
@@ -42,6 +44,9 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
 
 /// The first reading waits this long for first answers, so that it does not say "never asked" of a well runtime.
 const FIRST_ANSWERS_WITHIN: Duration = Duration::from_millis(500);
+
+/// Not read for so long, the agent was suspended with its machine, or starved: the calls' thread as well.
+const ASLEEP: Duration = Duration::from_secs(3);
 
 /// While connects fail, the kubelet's configuration is read again after so many reads: it may name another socket.
 const LOOK_AGAIN_AFTER_READS: u32 = 10;
@@ -60,8 +65,6 @@ pub struct Source {
     asking: Asking,
     /// The socket that `asking` was started on.
     identity: Option<Identity>,
-    /// Whether the socket was ever there: then it is expected.
-    seen: bool,
     /// Since when it has been gone.
     missing: Option<Stamp>,
     /// The listener's process, from the newest connect that the kernel took.
@@ -71,7 +74,9 @@ pub struct Source {
     /// Whether a process has gone that no other has taken the place of yet.
     was_replaced: bool,
     is_first: bool,
-    reads_without_link: u32,
+    /// When it was read last, on the clock that also counts suspended time.
+    newest_read: Option<Duration>,
+    reads_without_runtime: u32,
 }
 
 /// What is known of the runtime.
@@ -106,6 +111,8 @@ pub struct Reading {
     pub cni_conf_dir: Option<String>,
     /// The plugin folders that the runtime itself is configured with.
     pub cni_bin_dirs: Option<Vec<String>>,
+    /// Whether pods use this runtime, so that its having no pod network is a fault: all but Docker's own containerd.
+    pub serves_pods: bool,
 }
 
 /// The runtime's process began or ended.
@@ -138,14 +145,14 @@ fn open(host: &Host) -> Result<Source, ReadError> {
     Ok(Source {
         asking: Asking::start(host, endpoint.socket.clone())?,
         identity: stat.as_ref().map(identity),
-        seen: stat.is_some(),
         missing: None,
         endpoint,
         pid: None,
         process: None,
         was_replaced: false,
         is_first: true,
-        reads_without_link: 0,
+        newest_read: None,
+        reads_without_runtime: 0,
     })
 }
 
@@ -155,10 +162,13 @@ fn wake(source: &Source) -> Option<BorrowedFd<'_>> {
 
 fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     let is_missing = source.look(host)?;
-    let mut board = if std::mem::take(&mut source.is_first) {
-        source.asking.first_board(FIRST_ANSWERS_WITHIN)
-    } else {
-        source.asking.board()
+    let now = host.clock().since_boot();
+    let asleep = source.newest_read.replace(now).is_some_and(|newest| now.saturating_sub(newest) >= ASLEEP);
+    // Who slept finds answers that came long ago: they are taken in before a call's age is believed.
+    let mut board = match std::mem::take(&mut source.is_first) {
+        true => source.asking.first_board(FIRST_ANSWERS_WITHIN),
+        false if asleep => source.asking.board_with_answers(FIRST_ANSWERS_WITHIN),
+        false => source.asking.board(),
     };
     let now = host.clock().stamp();
     if is_missing {
@@ -167,8 +177,9 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     } else {
         source.missing = None;
     }
-    source.relook(host, &board)?;
-    refuse(source, &board)?;
+    let refused = refuse(source, &board);
+    source.relook(host, &board, refused.is_err())?;
+    refused?;
     if let Some((Link::Connected { pid }, _)) = &board.link {
         source.pid = *pid;
     }
@@ -182,6 +193,7 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     // Under socket activation systemd called `listen`: its state says nothing of the runtime's.
     .filter(|process| !(process.pid == 1 || process.name == "systemd" || process.name == "init"));
     let said = StatusSaid::of(&board.status).unwrap_or(StatusSaid::NOTHING);
+    let serves_pods = source.endpoint.expected_because.is_some() || !is_dockers(host);
     Ok(Reading {
         endpoint: source.endpoint.socket.display().to_string(),
         found_by: source.endpoint.found_by.clone(),
@@ -197,6 +209,7 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         last_cni_load_status: said.last_cni_load_status,
         cni_conf_dir: said.cni_conf_dir,
         cni_bin_dirs: said.cni_bin_dirs,
+        serves_pods,
     })
 }
 
@@ -233,35 +246,30 @@ impl Source {
     fn look(&mut self, host: &Host) -> Result<bool, ReadError> {
         match host.stat(&self.endpoint.socket) {
             Ok(stat) => {
-                self.seen = true;
                 if self.identity != Some(identity(&stat)) {
                     self.identity = Some(identity(&stat));
                     self.ask(host)?;
                 }
                 Ok(false)
             }
-            Err(ReadError::NotFound { .. }) => {
-                if !self.seen && self.endpoint.expected_because.is_none() {
-                    return Err(ReadError::absent(format!("{} is gone", self.endpoint.socket.display())));
-                }
-                Ok(true)
-            }
+            Err(ReadError::NotFound { .. }) => Ok(true),
             // What stat may not see, connect may: its word counts.
             Err(_) => Ok(false),
         }
     }
 
-    /// While nobody can be connected to, looks now and then whether another socket is the right one.
-    fn relook(&mut self, host: &Host, board: &Board) -> Result<(), ReadError> {
-        if matches!(board.link, Some((Link::Connected { .. } | Link::BacklogFull, _)) | None) {
-            self.reads_without_link = 0;
+    /// While no runtime is there, or what is there is none, looks now and then whether another socket is the right one.
+    fn relook(&mut self, host: &Host, board: &Board, is_refused: bool) -> Result<(), ReadError> {
+        let is_there = matches!(board.link, Some((Link::Connected { .. } | Link::BacklogFull, _)) | None);
+        if is_there && !is_refused {
+            self.reads_without_runtime = 0;
             return Ok(());
         }
-        self.reads_without_link += 1;
-        if self.reads_without_link < LOOK_AGAIN_AFTER_READS {
+        self.reads_without_runtime += 1;
+        if self.reads_without_runtime < LOOK_AGAIN_AFTER_READS {
             return Ok(());
         }
-        self.reads_without_link = 0;
+        self.reads_without_runtime = 0;
         match endpoint::find(host) {
             Ok(found) if found.socket != self.endpoint.socket => {
                 self.identity = host.stat(&found.socket).ok().as_ref().map(identity);

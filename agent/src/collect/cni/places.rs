@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use crate::collect::kubelet::find;
+use crate::collect::runtime::is_dockers;
 use crate::host::{Host, Places, ReadError};
 
 /// containerd's configuration on plain nodes and where distributions write it.
@@ -91,7 +92,9 @@ pub(super) fn expected(host: &Host) -> Option<String> {
     }
     for (socket, config) in RUNTIME_SOCKETS {
         let is_there = host.stat(socket).is_ok();
-        let is_off = || config.and_then(|path| host.read(path).ok()).is_some_and(|text| is_cri_off(&text));
+        let is_off = || {
+            config.is_some_and(|path| host.read(path).is_ok_and(|text| is_cri_off(&text)) || is_dockers(host))
+        };
         if is_there && !is_off() {
             return Some(format!("a runtime is here: {socket}"));
         }

@@ -86,6 +86,16 @@ fn dockers_containerd_expects_no_network() {
 }
 
 #[test]
+fn debians_docker_expects_no_network_until_a_kubelet_comes() {
+    let node = Node::new();
+    node.put("run/containerd/containerd.sock", "");
+    node.put("run/docker.sock", "");
+    assert!(matches!(read(&mut open(&node.host).unwrap(), &node.host), Err(ReadError::Absent { .. })));
+    node.put("var/lib/kubelet/config.yaml", "");
+    assert_eq!(node.once().1, [("cni_config_dir_missing", "/etc/cni/net.d".to_owned())]);
+}
+
+#[test]
 fn missing_invalid_and_gone_are_told_apart() {
     let node = Node::configured();
     let mut source = open(&node.host).unwrap();
@@ -193,6 +203,29 @@ fn k3s_writes_its_own_folder() {
 }
 
 #[test]
+fn a_distribution_that_came_later_moves_the_folder() {
+    let node = Node::new();
+    std::fs::create_dir_all(node.root.path().join("etc/cni/net.d")).unwrap();
+    let mut source = open(&node.host).unwrap();
+    assert!(matches!(read(&mut source, &node.host), Err(ReadError::Absent { .. })));
+    node.put(
+        "etc/k0s/containerd.toml",
+        "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".cni]\nconf_dir = \"/k0s/net.d\"\n",
+    );
+    node.put("k0s/net.d/10-mynet.conf", r#"{"type": "bridge"}"#);
+    assert_eq!(node.read(&mut source).0.dir, "/k0s/net.d");
+}
+
+#[test]
+fn a_pipe_in_the_folder_is_not_waited_for() {
+    let node = Node::configured();
+    let pipe = node.root.path().join("etc/cni/net.d/00-pipe.conf");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (reading, states) = node.once();
+    assert_eq!((reading.state, states), (FolderState::CannotTell, vec![]));
+}
+
+#[test]
 fn a_folder_of_many_and_large_files_is_bounded() {
     let node = Node::configured();
     for index in 0..100 {
@@ -226,4 +259,22 @@ fn a_change_wakes_also_after_the_folder_came_back() {
     node.read(&mut source);
     node.put("etc/cni/net.d/10-flannel.conflist", FLANNEL);
     assert!(is_woken(&source));
+}
+
+#[test]
+fn a_read_that_failed_forgets_no_configuration() {
+    use crate::collector::Collect;
+    use nodewhy_proto::Outcome;
+
+    let node = Node::configured();
+    let dir = node.root.path().join("etc/cni/net.d");
+    let mut running = COLLECTOR.start();
+    let mut step = || running.step(&node.host, &Thresholds::default());
+    assert_eq!(step().outcome, Outcome::Read);
+    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::write(&dir, "no folder").unwrap();
+    assert!(matches!(step().outcome, Outcome::Failed { .. }));
+    std::fs::remove_file(&dir).unwrap();
+    let noticed = step().noticed.expect("it was seen: that it is gone is no absence");
+    assert_eq!(noticed.states[0].finding, "cni_config_dir_missing");
 }

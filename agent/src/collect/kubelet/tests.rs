@@ -397,3 +397,26 @@ fn an_empty_host_root_is_a_failure_and_garbage_is_no_kubelet() {
     let step = COLLECTOR.start().step(&node.host, &Thresholds::default());
     assert!(matches!(step.outcome, Outcome::Absent { .. }), "{:?}", step.outcome);
 }
+
+#[test]
+fn a_read_that_failed_forgets_no_kubelet() {
+    let root = tempfile::tempdir().unwrap();
+    let places = Places { kubelet_healthz: nowhere(), ..Places::default() };
+    let host = Host::new(root.path(), Clock::system(), places);
+    crate::host::process::made::process(root.path(), 734, "kubelet", 'S');
+    let mut running = COLLECTOR.start();
+    let thresholds = Thresholds::default();
+    assert_eq!(running.step(&host, &thresholds).outcome, Outcome::Read);
+    // A node that starves: no memory, no descriptor for this read. Then the kubelet is killed.
+    fs::write(root.path().join("proc/734/stat"), "garbage").unwrap();
+    assert!(matches!(running.step(&host, &thresholds).outcome, Outcome::Failed { .. }));
+    fs::remove_dir_all(root.path().join("proc")).unwrap();
+    assert!(matches!(running.step(&host, &thresholds).outcome, Outcome::Failed { .. }));
+    fs::create_dir(root.path().join("proc")).unwrap();
+    let step = running.step(&host, &thresholds);
+    assert_eq!(step.outcome, Outcome::Read, "it was seen: that it is gone is no absence");
+    let noticed = step.noticed.unwrap();
+    let absent: Vec<_> = noticed.states.iter().map(|state| (state.finding, state.since.is_some())).collect();
+    assert_eq!(absent, [("kubelet_absent", true)]);
+    assert!(matches!(noticed.happenings[0].body, EventBody::ProcessExited(_)));
+}

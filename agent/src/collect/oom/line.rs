@@ -45,6 +45,8 @@ pub(super) struct Killed<'a> {
     /// Anonymous, file and shared memory together.
     pub(super) rss_bytes: Option<u64>,
     pub(super) oom_score_adj: Option<i32>,
+    /// Whose it is, as the node's first user namespace counts. Linux 5.4 and later.
+    pub(super) uid: Option<u32>,
 }
 
 /// Where a table row has what is kept of it.
@@ -133,7 +135,10 @@ fn killed(rest: &str) -> Option<Killed<'_>> {
         anon.checked_add(kib("file-rss:")?)?.checked_add(shmem)
     });
     let adj = figures.split_once("oom_score_adj:").and_then(|(_, adj)| adj.trim_end().parse().ok());
-    Some(Killed { pid, name, rss_bytes: rss_kib.and_then(|kib| kib.checked_mul(1024)), oom_score_adj: adj })
+    // Only with what follows it: a number that was cut is another user's.
+    let uid = figures.split_once("UID:").and_then(|(_, uid)| uid.split_once(' ')?.0.parse().ok());
+    let rss_bytes = rss_kib.and_then(|kib| kib.checked_mul(1024));
+    Some(Killed { pid, name, rss_bytes, oom_score_adj: adj, uid })
 }
 
 impl Columns {
@@ -214,8 +219,13 @@ mod tests {
 
     #[test]
     fn the_kill_and_its_older_forms() {
-        let killed =
-            Killed { pid: 584, name: "tail", rss_bytes: Some(50_096 * 1024), oom_score_adj: Some(0) };
+        let killed = Killed {
+            pid: 584,
+            name: "tail",
+            rss_bytes: Some(50_096 * 1024),
+            oom_score_adj: Some(0),
+            uid: Some(0),
+        };
         assert_eq!(parse(KILLED), Some(Line::Killed(killed)));
         // Two kernel mailing list reports (2016, and CentOS 6 with the user id before the name).
         let old = "Killed process 3477 (trinity-c159) total-vm:3226820kB, anon-rss:36832kB, file-rss:1640kB, shmem-rss:444kB";

@@ -251,7 +251,7 @@ impl Log {
         }
     }
 
-    fn kill(&mut self, Kill { mark: Mark { seq, usec, at }, kill }: Kill) {
+    fn kill(&mut self, Kill { mark: Mark { seq, usec, at }, kill, .. }: Kill) {
         let (scope, role) = (kill.scope, kill.role);
         match self.kills.iter_mut().find(|count| count.scope == scope && count.role == role) {
             Some(count) => count.count += 1,

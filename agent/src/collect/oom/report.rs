@@ -37,6 +37,8 @@ const GROUP: usize = 64;
 pub(super) struct Kill {
     pub(super) mark: Mark,
     pub(super) kill: OomKill,
+    /// The victim's user.
+    pub(super) uid: Option<u32>,
 }
 
 /// What became known.
@@ -222,7 +224,7 @@ impl Joiner {
             return;
         }
         self.finish(joined);
-        let kill = Kill { mark, kill: kill(mark.seq, killed, report) };
+        let kill = Kill { mark, kill: kill(mark.seq, killed, report), uid: killed.uid };
         self.open = Some(Open { kill, told: false, group: false, newest_usec: mark.usec, member: None });
     }
 
@@ -264,7 +266,7 @@ impl Joiner {
                 open.kill.kill.group.push(task);
             }
         }
-        open.member = Some(Kill { mark, kill: kill(mark.seq, killed, None) });
+        open.member = Some(Kill { mark, kill: kill(mark.seq, killed, None), uid: killed.uid });
         true
     }
 
@@ -290,11 +292,11 @@ impl Joiner {
         if let Some(open) = &mut self.open {
             open.group = true;
             open.newest_usec = usec;
-            let kill = &mut open.kill.kill;
+            let Kill { kill, uid, .. } = &mut open.kill;
             if kill.victim_cgroup.is_none() {
                 // The victim is in this cgroup or below it: enough to know the pod.
                 let place = victim::place(cgroup);
-                kill.role = victim::role(&kill.name, Some(&place), kill.oom_score_adj);
+                kill.role = victim::role(&kill.name, Some(&place), kill.oom_score_adj, *uid);
                 (kill.pod_uid, kill.container_id) = (place.pod_uid, place.container_id);
             }
         }
@@ -327,7 +329,7 @@ fn kill(seq: u64, killed: &Killed<'_>, report: Option<Report>) -> OomKill {
         _ => OomScope::Unknown,
     };
     let place = victim_cgroup.as_deref().map(victim::place);
-    let role: Role = victim::role(killed.name, place.as_ref(), killed.oom_score_adj);
+    let role: Role = victim::role(killed.name, place.as_ref(), killed.oom_score_adj, killed.uid);
     let place = place.unwrap_or_default();
     OomKill {
         scope,

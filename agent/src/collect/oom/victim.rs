@@ -29,6 +29,10 @@ const CNI_AGENTS: &[&str] = &[
     "weaver",
 ];
 
+/// kubelet (pkg/kubelet/qos/policy.go): containers of pods with priority system-node-critical, and of guaranteed pods.
+/// Older ones gave −998.
+const AGENTS_SCORE: i32 = -997;
+
 /// A pod and a container, as a cgroup's path names them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
@@ -84,13 +88,21 @@ fn container_id(name: &str) -> Option<String> {
     (id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
 }
 
-/// What the process was. A process in a pod that is merely called `kubelet` is the pod's.
+/// What the process was. Anybody may name a process `kubelet`: one in a pod is the pod's, and one that is not root's is
+/// nobody's of these. A network plugin's agent in a pod has the score of a node's critical pod, or of a guaranteed one.
 ///
 /// Without the cgroup (the report was lost) the score tells: the node's own programs run with −998 or −999, the
 /// kubelet gives containers −997 or 2 to 1000. What neither tells is `Unknown`.
-pub(super) fn role(name: &str, place: Option<&Place>, oom_score_adj: Option<i32>) -> Role {
-    let is = |known: &[&str]| known.iter().any(|known| cut(known) == cut(name));
-    if is(CNI_AGENTS) {
+pub(super) fn role(name: &str, place: Option<&Place>, oom_score_adj: Option<i32>, uid: Option<u32>) -> Role {
+    let is =
+        |known: &[&str]| uid.is_none_or(|uid| uid == 0) && known.iter().any(|known| cut(known) == cut(name));
+    let is_agent = match place {
+        // Kernels before 5.4 print no score.
+        Some(place) if place.in_pods => oom_score_adj.is_none_or(|adj| adj <= AGENTS_SCORE),
+        Some(_) => true,
+        None => oom_score_adj.is_some_and(|adj| adj <= AGENTS_SCORE),
+    };
+    if is_agent && is(CNI_AGENTS) {
         return Role::Cni;
     }
     if cut(name) == "kube-proxy" {
@@ -188,7 +200,7 @@ mod tests {
     fn roles() {
         let system = place("/system.slice/containerd.service");
         let pod = place(SYSTEMD);
-        let of = |name: &str, place: &Place| role(name, Some(place), Some(-999));
+        let of = |name: &str, place: &Place| role(name, Some(place), Some(-999), Some(0));
         for (name, want) in [
             ("kubelet", Role::Kubelet),
             ("k3s-server", Role::Kubelet),
@@ -214,19 +226,33 @@ mod tests {
         let pod = SYSTEMD.rsplit_once('/').unwrap().0;
         let monitor = place(&format!("{pod}/crio-conmon-{ID}.scope"));
         assert_eq!(monitor.container_id, None);
-        assert_eq!(role("conmon", Some(&monitor), None), Role::Runtime);
-        assert_eq!(role("containerd-shim", Some(&place(pod)), None), Role::Runtime);
-        assert_eq!(role("kubelet", Some(&place(pod)), None), Role::Pod);
+        assert_eq!(role("conmon", Some(&monitor), None, Some(0)), Role::Runtime);
+        assert_eq!(role("containerd-shim", Some(&place(pod)), None, Some(0)), Role::Runtime);
+        assert_eq!(role("kubelet", Some(&place(pod)), None, Some(0)), Role::Pod);
     }
 
     #[test]
     fn without_a_cgroup_the_score_tells_or_nothing_does() {
-        assert_eq!(role("kubelet", None, Some(-999)), Role::Kubelet);
-        assert_eq!(role("containerd-shim", None, Some(-998)), Role::Runtime);
-        assert_eq!(role("kubelet", None, Some(968)), Role::Unknown);
-        assert_eq!(role("kubelet", None, None), Role::Unknown);
-        assert_eq!(role("tail", None, Some(0)), Role::Unknown);
-        assert_eq!(role("calico-node", None, Some(-997)), Role::Cni);
+        assert_eq!(role("kubelet", None, Some(-999), Some(0)), Role::Kubelet);
+        assert_eq!(role("containerd-shim", None, Some(-998), Some(0)), Role::Runtime);
+        assert_eq!(role("kubelet", None, Some(968), Some(0)), Role::Unknown);
+        assert_eq!(role("kubelet", None, None, Some(0)), Role::Unknown);
+        assert_eq!(role("tail", None, Some(0), Some(0)), Role::Unknown);
+        assert_eq!(role("calico-node", None, Some(-997), Some(0)), Role::Cni);
+    }
+
+    #[test]
+    fn a_name_alone_makes_no_system_process() {
+        let pod = place(SYSTEMD);
+        let session = place("/user.slice/user-1000.slice/session-3.scope");
+        assert_eq!(role("felix", Some(&pod), Some(985), Some(0)), Role::Pod, "a pod that anybody made");
+        assert_eq!(role("calico-node", Some(&pod), Some(-997), Some(0)), Role::Cni);
+        assert_eq!(role("calico-node", Some(&pod), None, None), Role::Cni, "an old kernel");
+        assert_eq!(role("calico-node", None, Some(985), Some(0)), Role::Unknown);
+        for name in ["kubelet", "containerd", "flanneld"] {
+            assert_eq!(role(name, Some(&session), Some(0), Some(1000)), Role::Other, "{name} of a user's");
+            assert_eq!(role(name, None, Some(-999), Some(1000)), Role::Unknown, "{name} of a user's");
+        }
     }
 
     proptest! {
@@ -235,7 +261,7 @@ mod tests {
             let place = place(&path);
             prop_assert!(place.pod_uid.is_none() || place.in_pods);
             prop_assert!(place.container_id.is_none() || place.pod_uid.is_some());
-            let _role = role(&name, Some(&place), None);
+            let _role = role(&name, Some(&place), None, Some(0));
         }
     }
 }

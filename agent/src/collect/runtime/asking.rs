@@ -249,8 +249,17 @@ impl Asking {
 
     /// What is known once each verb has ended, or after `limit` at the latest.
     pub(super) fn first_board(&self, limit: Duration) -> Board {
-        let waited =
-            self.shared.changed.wait_timeout_while(self.shared.lock(), limit, |board| !board.is_complete());
+        self.board_when(Board::is_complete, limit)
+    }
+
+    /// What is known once Version and Status wait for no answer, or after `limit` at the latest.
+    pub(super) fn board_with_answers(&self, limit: Duration) -> Board {
+        let are_here = |board: &Board| board.version.unanswered.or(board.status.unanswered).is_none();
+        self.board_when(are_here, limit)
+    }
+
+    fn board_when(&self, holds: impl Fn(&Board) -> bool, limit: Duration) -> Board {
+        let waited = self.shared.changed.wait_timeout_while(self.shared.lock(), limit, |board| !holds(board));
         waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 }
@@ -321,8 +330,12 @@ impl Asker {
         loop {
             // A connection that broke under a call says nothing of the runtime as it is now: a new one does. A few
             // tries, not over and over: a peer that drops each connection is asked each second.
-            for _ in 0..TRIES {
-                if let Asked::Ended = self.once(&verb, &call).await {
+            self.shared.note(|board| {
+                let connects = board.connects;
+                verb(board).begin(self.clock.stamp(), connects)
+            });
+            for left in (0..TRIES).rev() {
+                if let Asked::Ended = self.once(&verb, &call, left > 0).await {
                     break;
                 }
             }
@@ -334,11 +347,8 @@ impl Asker {
         &self,
         verb: &impl Fn(&mut Board) -> &mut Verb<T>,
         call: &impl AsyncFn() -> Result<T, CallError>,
+        is_tried_again: bool,
     ) -> Asked {
-        self.shared.note(|board| {
-            let connects = board.connects;
-            verb(board).begin(self.clock.stamp(), connects)
-        });
         let mut calling = pin!(call());
         let early = self.clock.timeout(SUSPECT_AFTER, calling.as_mut()).await;
         let is_late = early.is_none();
@@ -351,8 +361,12 @@ impl Asker {
         };
         let broken = matches!(result, Err(CallError::Broken(_)));
         self.shared.note(|board| {
-            let connects = board.connects;
-            verb(board).end(self.clock.stamp(), connects, result)
+            let (at, connects) = (self.clock.stamp(), board.connects);
+            verb(board).end(at, connects, result);
+            // In one step: between two tries nobody may take the verb for settled.
+            if broken && is_tried_again {
+                verb(board).begin(at, connects);
+            }
         });
         if is_late {
             // A slow answer must be seen before the next, fast one takes its place.

@@ -27,7 +27,9 @@ pub(super) fn detect(pair: Pair<'_, Reading>, thresholds: &Thresholds, noticed: 
         noticed.states.extend(relist_slow(reading, thresholds.runtime_slow_seconds));
     }
     noticed.states.extend(runtime_not_ready(reading));
-    noticed.states.extend(network_not_ready(reading));
+    if reading.serves_pods {
+        noticed.states.extend(network_not_ready(reading));
+    }
 }
 
 fn abnormal(
@@ -115,20 +117,21 @@ fn hung(reading: &Reading, limit: Limit) -> Option<Abnormal> {
         evidence.push(Evidence::new(text, format!("/proc/{pid}/stat")));
         if stopped.is_some() {
             summary =
-                format!("{name} (pid {pid}) {} and does not answer for {seconds:.0} s", in_words(state));
+                format!("{name} (pid {pid}) is {} and does not answer for {seconds:.0} s", in_words(state));
         }
     }
     Some(Abnormal { since, ..abnormal(reading, "runtime_hung", Severity::Critical, summary, evidence) })
 }
 
+/// The diagnosis looks for these words (`containerd_hung`).
 fn in_words(state: char) -> &'static str {
     match state {
-        'T' => "is stopped by a signal",
-        't' => "is stopped by a debugger",
-        'Z' => "is dead and not yet reaped",
-        'D' => "waits in the kernel and cannot be interrupted",
-        'R' => "runs",
-        _ => "sleeps",
+        'T' => "stopped by a signal",
+        't' => "stopped by a debugger",
+        'Z' => "a zombie, dead and not yet reaped",
+        'D' => "waiting in the kernel, not to be interrupted",
+        'R' => "running",
+        _ => "sleeping",
     }
 }
 

@@ -21,6 +21,8 @@ const KNOWN_PLACES: [&str; 9] = [
     "/run/dockershim.sock",
 ];
 
+const DOCKER_SOCKETS: [&str; 2] = ["/run/docker.sock", "/var/run/docker.sock"];
+
 /// The kubelet's default since 1.24 on Linux when it names none.
 const KUBELET_DEFAULT: &str = "/run/containerd/containerd.sock";
 
@@ -50,6 +52,14 @@ pub(super) fn find(host: &Host) -> Result<Endpoint, ReadError> {
         }
     }
     Ok(endpoint)
+}
+
+/// Whether the containerd here is Docker's alone: Docker's socket is there, and no kubelet is or was. Debian's packages,
+/// unlike Docker's own, leave its CRI on: it says that it has no pod network, and nobody will ever ask it for one.
+pub(crate) fn is_dockers(host: &Host) -> bool {
+    DOCKER_SOCKETS.iter().any(|socket| host.stat(socket).is_ok())
+        && find::trace(host).is_none()
+        && find::kubelet(host).is_none()
 }
 
 fn named(host: &Host) -> Result<Endpoint, ReadError> {

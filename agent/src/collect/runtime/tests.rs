@@ -287,6 +287,25 @@ fn a_call_that_hangs_is_hung_after_ten_seconds_and_stays_so_when_it_is_given_up(
 }
 
 #[test]
+fn a_call_that_was_in_flight_while_the_agent_slept_is_not_hung() {
+    let stage = Stage::new();
+    let fake = stage.serve();
+    fake.reply("Status", Reply::Hang);
+    let mut source = stage.open();
+    stage.until(&mut source, |reading, _| reading.status.state == CallState::Pending);
+    // A suspended machine wakes: the age of the call jumps, and its answer is taken in a moment later.
+    stage.mover.skip(Duration::from_secs(60));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(100));
+            fake.reply("Status", status(true, true));
+        });
+        let (_, states) = stage.read(&mut source);
+        assert!(!names(&states).contains(&"runtime_hung"), "{states:#?}");
+    });
+}
+
+#[test]
 fn with_its_process_stopped_three_seconds_are_enough() {
     let stage = Stage::new();
     let fake = stage.serve();
@@ -299,10 +318,41 @@ fn with_its_process_stopped_three_seconds_are_enough() {
     stage.mover.skip(Duration::from_secs(3));
     let (_, states) = stage.read(&mut source);
     assert_eq!(names(&states), ["runtime_hung"]);
-    assert!(states[0].summary.contains("is stopped by a signal"), "{}", states[0].summary);
+    assert!(states[0].summary.contains("containerd (pid "), "{}", states[0].summary);
+    assert!(states[0].summary.contains(") is stopped by a signal and does not"), "{}", states[0].summary);
     // A process that sleeps proves nothing: ten seconds are needed again.
     stage.process("containerd", 'S');
     assert_eq!(names(&stage.read(&mut source).1), [""; 0]);
+}
+
+/// `containerd_hung` in the catalogue of causes looks for these words: another remedy follows from them.
+#[test]
+fn the_words_of_a_process_state_are_those_that_the_diagnosis_looks_for() {
+    let stage = Stage::new();
+    let fake = stage.serve();
+    fake.reply("Version", Reply::Hang);
+    stage.process("containerd", 'S');
+    let mut source = stage.open();
+    stage.read(&mut source);
+    stage.mover.skip(Duration::from_secs(10));
+    for (state, says, is_stopped) in [
+        ('T', "is in state T: stopped by a signal", true),
+        ('t', "is in state t: stopped by a debugger", true),
+        ('Z', "is in state Z: a zombie, dead and not yet reaped", false),
+        ('D', "is in state D: waiting in the kernel, not to be interrupted", false),
+        ('S', "is in state S: sleeping", false),
+        ('R', "is in state R: running", false),
+    ] {
+        stage.process("containerd", state);
+        let (_, states) = stage.read(&mut source);
+        assert_eq!(names(&states), ["runtime_hung"], "{state}");
+        let mut texts: Vec<&str> = states[0].evidence.iter().map(|evidence| evidence.text.as_str()).collect();
+        texts.push(&states[0].summary);
+        assert!(texts.iter().any(|text| text.ends_with(says)), "{state}: {texts:?}");
+        let has = |sign: &str| texts.iter().any(|text| text.contains(sign));
+        assert_eq!(has("stopped") || has("state T") || has("state t"), is_stopped, "{state}: {texts:?}");
+        assert_eq!(has("zombie") || has("state Z"), state == 'Z', "{state}: {texts:?}");
+    }
 }
 
 #[test]
@@ -354,6 +404,26 @@ fn its_conditions_are_findings() {
     let (_, states) = stage.read(&mut stage.open());
     assert_eq!(names(&states), ["runtime_not_ready", "runtime_network_not_ready"]);
     assert_eq!(states[1].subject, nodewhy_proto::Subject::new(nodewhy_proto::SubjectKind::Cni, "Reason"));
+}
+
+#[test]
+fn dockers_containerd_needs_no_pod_network() {
+    let root = tempfile::tempdir().unwrap();
+    let host = Host::new(root.path(), Clock::system(), Places::default());
+    std::fs::create_dir_all(root.path().join("run/containerd")).unwrap();
+    std::fs::write(root.path().join("run/docker.sock"), "").unwrap();
+    let fake = Fake::start(&root.path().join("run/containerd/containerd.sock"), Manner::Grpc);
+    fake.reply("Status", status(true, false));
+    let look = || {
+        let reading = read(&mut open(&host).unwrap(), &host).unwrap();
+        let mut noticed = Noticed::default();
+        let pair = Pair { before: None, now: &reading, at: host.clock().stamp() };
+        detect(pair, &Thresholds::default(), &mut noticed);
+        (reading.condition("NetworkReady").is_some(), names(&noticed.states))
+    };
+    assert_eq!(look(), (true, vec![]));
+    crate::host::process::made::process(root.path(), 734, "kubelet", 'S');
+    assert_eq!(look(), (true, vec!["runtime_network_not_ready"]));
 }
 
 #[test]
@@ -415,7 +485,16 @@ fn what_does_not_speak_cri_is_a_failure_in_words() {
     for (manner, words) in [(Manner::Garbage, "does not speak gRPC"), (Manner::Drop, "does not speak gRPC")] {
         let stage = Stage::new();
         let _fake = Fake::start(&stage.socket(), manner);
-        let error = read(&mut stage.open(), &stage.host).unwrap_err();
+        let mut source = stage.open();
+        // Whose connection broke is sure once each verb has met a new one: at the next turn at the latest.
+        let end = Clock::system().since_boot() + Duration::from_secs(5);
+        let error = loop {
+            match read(&mut source, &stage.host) {
+                Err(error) => break error,
+                Ok(reading) => assert!(Clock::system().since_boot() < end, "{reading:#?}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
         assert!(error.to_string().contains(words), "{error}");
     }
     let stage = Stage::new();
@@ -532,4 +611,43 @@ fn a_failed_status_forgets_the_conditions() {
     let mut verb = Verb::default();
     verb.ended = Some(ended);
     assert_eq!(StatusSaid::of(&verb), None);
+}
+
+#[test]
+fn what_is_no_runtime_is_left_for_one_that_came_and_its_failure_forgets_nothing() {
+    use crate::collector::Collect;
+    use nodewhy_proto::Outcome;
+
+    let root = tempfile::tempdir().unwrap();
+    let host = Host::new(root.path(), Clock::system(), Places::default());
+    for folder in ["run/containerd", "run/crio"] {
+        std::fs::create_dir_all(root.path().join(folder)).unwrap();
+    }
+    let garbage = Fake::start(&root.path().join("run/containerd/containerd.sock"), Manner::Garbage);
+    let mut running = COLLECTOR.start();
+    let mut step = || running.step(&host, &Thresholds::default());
+    let until_failed = |step: &mut dyn FnMut() -> crate::collector::Step| {
+        let end = Clock::system().since_boot() + Duration::from_secs(5);
+        while !matches!(step().outcome, Outcome::Failed { .. }) {
+            assert!(Clock::system().since_boot() < end, "it never failed");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until_failed(&mut step);
+    let crio = root.path().join("run/crio/crio.sock");
+    let fake = Fake::start(&crio, Manner::Grpc);
+    let came = (0..2 * LOOK_AGAIN_AFTER_READS).map(|_| step()).find(|step| step.outcome == Outcome::Read);
+    assert_eq!(came.unwrap().reading.unwrap().json().unwrap()["endpoint"], "/run/crio/crio.sock");
+    // It is the one that is missed from now on, also past a failure.
+    drop(garbage);
+    drop(fake);
+    std::fs::remove_file(&crio).unwrap();
+    let fake = Fake::start(&crio, Manner::Garbage);
+    // A socket made anew within one tick of the clock looks like the old one: then the next calls notice.
+    until_failed(&mut step);
+    drop(fake);
+    std::fs::remove_file(&crio).unwrap();
+    std::fs::remove_file(root.path().join("run/containerd/containerd.sock")).unwrap();
+    let states = step().noticed.expect("it was seen: that it is gone is no absence").states;
+    assert_eq!(names(&states), ["runtime_socket_missing"]);
 }
