@@ -296,6 +296,27 @@ async fn after_a_gap_the_list_decides() {
 }
 
 #[tokio::test]
+async fn a_cursor_that_is_refused_is_given_up_and_what_is_missing_is_told() {
+    let mut world = World::new();
+    let agent = FakeAgent::start(world.folder.path(), NODE, &world.clock);
+    agent.tell(0, EventBody::ClockStepped { seconds: 0.5 });
+    world.start(world.settings(Some(&agent), None)).await;
+    eventually("one event", async || {
+        world.metric("nodewhy_aggregator_events_received_total 1").await.then_some(())
+    })
+    .await;
+    agent.script(|script| (script.refuses_cursors, script.generation) = (true, script.generation + 1));
+    eventually("opened anew", async || {
+        agent.script(|script| script.opened_after == [None, None]).then_some(())
+    })
+    .await;
+    agent.begin(hung(&world));
+    world.incident("it is heard", |incident| incident.revisions.len() == 1).await;
+    assert_eq!(agent.script(|script| script.readings_asked), 0);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn what_an_agent_says_of_another_node_is_dropped_and_counted() {
     let mut world = World::new();
     let agent = FakeAgent::start(world.folder.path(), NODE, &world.clock);

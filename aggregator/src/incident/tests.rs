@@ -157,6 +157,7 @@ enum Heard {
     Hung,
     Absent,
     Kill,
+    PodKill,
     NotReady,
     Lease,
 }
@@ -166,9 +167,9 @@ proptest! {
     // Whatever the order, however often, with or without a look in between: the verdict is the same.
     #[test]
     fn the_order_of_wakes_never_changes_the_verdict(
-        order in Just(vec![Heard::Hung, Heard::Absent, Heard::Kill, Heard::NotReady, Heard::Lease]).prop_shuffle(),
-        again in proptest::collection::vec(0_usize..5, 0..5),
-        looks in proptest::collection::vec(any::<bool>(), 10),
+        order in Just(vec![Heard::Hung, Heard::Absent, Heard::Kill, Heard::PodKill, Heard::NotReady, Heard::Lease]).prop_shuffle(),
+        again in proptest::collection::vec(0_usize..6, 0..5),
+        looks in proptest::collection::vec(any::<bool>(), 11),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (judge, _mover) = runtime.block_on(judge());
@@ -191,6 +192,7 @@ proptest! {
                 Heard::Hung => tell(1, 30, began("runtime_hung", 30)),
                 Heard::Absent => tell(2, 20, began("kubelet_absent", 20)),
                 Heard::Kill => tell(3, 40, kill(Role::Runtime)),
+                Heard::PodKill => tell(4, 25, kill(Role::Pod)),
                 Heard::NotReady => watched(&judge, |watched| {
                     watched.apply_node(node_object("n", "u", "False"), judge.clock.now());
                 }),
@@ -210,6 +212,6 @@ proptest! {
         prop_assert_eq!(roots, ["runtime_hung", "kubelet_absent"]);
         prop_assert_eq!(verdict.ready, Some(nodewhy_proto::ConditionStatus::False));
         let why = judge.why("n").unwrap().unwrap();
-        prop_assert_eq!(why.blind, ["boot/3", "boot/1", "boot/2"]);
+        prop_assert_eq!(why.blind, ["boot/3", "boot/4"]);
     }
 }
