@@ -50,9 +50,13 @@ impl Judge {
         diagnosis: Diagnosis,
     ) -> Judge {
         let mut open: BTreeMap<String, Open> = BTreeMap::new();
-        // Oldest first: of two for one node, which only a crash could leave, the newest goes on.
+        // Oldest first: of two for one node, which a store that was away at a start leaves, the newest goes on. The
+        // other had ended by then at the latest.
         for incident in ledger.open().into_iter().rev() {
-            open.insert(incident.node.clone(), Open::resumed(incident));
+            let newer = incident.opened;
+            if let Some(older) = open.insert(incident.node.clone(), Open::resumed(incident)) {
+                ledger.put(Incident { ended: Some(newer), ..older.incident });
+            }
         }
         metrics.open.set(i64::try_from(open.len()).unwrap_or(i64::MAX));
         Judge { shared, ledger, metrics, clock, timings, diagnosis, open: Mutex::new(open) }
@@ -109,6 +113,9 @@ impl Judge {
         let (step, incident) = match open {
             Some(open) => {
                 let step = open.look(&signs, now, &self.timings, conclude);
+                if step == Step::Nothing {
+                    return;
+                }
                 (step, open.incident.clone())
             }
             None if signs.bad.is_empty() => return,

@@ -132,6 +132,52 @@ async fn a_deleted_node_ends_its_incident_and_a_deaf_watch_does_not() {
 }
 
 #[tokio::test]
+async fn a_deleted_node_ends_its_incident_though_its_agent_died_with_it() {
+    let (judge, mover) = judge().await;
+    let now = judge.clock.now();
+    let mut agent = answering();
+    agent.hear(now);
+    agent.take_findings(vec![Finding { began: now, noticed: now, ..finding("runtime_hung", 0) }], now, now);
+    judge.shared.lock().agents.insert("n".to_owned(), agent);
+    watched(&judge, |watched| {
+        watched.list_nodes(vec![node_object("n", "u", "True")], now);
+    });
+    judge.judge("n");
+    assert!(judge.open_incident("n").is_some());
+    judge.shared.lock().agents.get_mut("n").unwrap().lose(now, "connection refused".to_owned());
+    let look = || {
+        for _ in 0..3 {
+            mover.skip(Duration::from_secs(11));
+            judge.judge("n");
+        }
+    };
+    look();
+    assert!(judge.open_incident("n").is_some(), "its last words count");
+    watched(&judge, |watched| {
+        watched.list_nodes(Vec::new(), judge.clock.now());
+    });
+    look();
+    assert_eq!(judge.open_incident("n"), None);
+}
+
+#[tokio::test]
+async fn of_two_open_incidents_of_a_node_the_older_one_is_ended() {
+    let ledger = Arc::new(Ledger::start(opener(None)).await.unwrap());
+    ledger.put(crate::testing::incident("a", "n", 100, 1));
+    ledger.put(crate::testing::incident("b", "n", 200, 1));
+    let judge = Judge::new(
+        Arc::new(Shared::default()),
+        ledger,
+        Arc::new(Metrics::new().unwrap()),
+        Clock::system(),
+        Timings::default(),
+        Diagnosis { explain, causes: Vec::new },
+    );
+    assert_eq!(judge.open_incident("n").as_deref(), Some("b"));
+    assert_eq!(judge.ledger.get("a").await.unwrap().unwrap().ended, Some(crate::testing::at(200)));
+}
+
+#[tokio::test]
 async fn a_stale_lease_opens_while_ready_is_true() {
     let (judge, mover) = judge().await;
     watched(&judge, |watched| {
@@ -146,7 +192,7 @@ async fn a_stale_lease_opens_while_ready_is_true() {
     mover.skip(Duration::from_secs(2));
     judge.judge("n");
     let id = judge.open_incident("n").unwrap();
-    let incident = judge.ledger.get(&id).await.unwrap();
+    let incident = judge.ledger.get(&id).await.unwrap().unwrap();
     assert_eq!(incident.revisions[0].changed_by, "the Lease went stale while Ready is True");
     assert_eq!(incident.lost_ready, None);
 }
@@ -206,7 +252,7 @@ proptest! {
         }
         judge.judge("n");
         let id = judge.open_incident("n").unwrap();
-        let incident = runtime.block_on(judge.ledger.get(&id)).unwrap();
+        let incident = runtime.block_on(judge.ledger.get(&id)).unwrap().unwrap();
         let verdict = incident.verdict().unwrap();
         let roots: Vec<&str> = verdict.roots.iter().map(|root| root.cause.as_str()).collect();
         prop_assert_eq!(roots, ["runtime_hung", "kubelet_absent"]);

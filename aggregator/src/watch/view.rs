@@ -139,23 +139,38 @@ impl ClusterView {
 
     /// The Lease as last heard, from a view that can be believed.
     pub(crate) fn lease(&self, node: &str, now: Timestamp) -> Option<&Lease> {
-        let watched = self.watched()?;
-        if watched.leases_channel.why_not("leases", watched.old_after, now).is_some() {
-            return None;
-        }
-        match &watched.leases.get(node)?.body {
+        match &self.lease_fact(node, now)?.body {
             FactBody::Lease(lease) => Some(lease),
             _ => None,
         }
     }
 
-    /// The Lease, if it has not been renewed for `after`, and that is not our own deafness.
-    pub(crate) fn stale_lease(&self, node: &str, after: SignedDuration, now: Timestamp) -> Option<&Lease> {
-        let lease = self.lease(node, now)?;
+    fn lease_fact(&self, node: &str, now: Timestamp) -> Option<&Fact> {
+        let watched = self.watched()?;
+        if watched.leases_channel.why_not("leases", watched.old_after, now).is_some() {
+            return None;
+        }
+        watched.leases.get(node)
+    }
+
+    /// When the Lease was last renewed, if that is longer ago than `after`, and that is not our own deafness.
+    ///
+    /// As the controller does, we count from when we saw it move: `renewTime` is of the node's clock, which may be
+    /// wrong by minutes while the Lease is renewed each 10 s.
+    pub(crate) fn stale_lease(&self, node: &str, after: SignedDuration, now: Timestamp) -> Option<Timestamp> {
+        let moved = self.lease_fact(node, now)?.observed;
         let heard = self.watched()?.leases_channel.heard?;
-        let stale = now.duration_since(lease.renew_time) > after;
-        let proven = heard.duration_since(lease.renew_time) >= LEASE_PROOF;
-        (stale && proven).then_some(lease)
+        let stale = now.duration_since(moved) > after;
+        let proven = heard.duration_since(moved) >= LEASE_PROOF;
+        (stale && proven).then_some(moved)
+    }
+
+    /// Whether the API server had this node, and says now that it is gone.
+    pub(crate) fn is_deleted(&self, node: &str, now: Timestamp) -> bool {
+        self.watched().is_some_and(|watched| {
+            watched.why_old(now).is_none()
+                && watched.nodes.get(node).is_some_and(|facts| facts.deleted.is_some())
+        })
     }
 
     /// Whether a cluster is watched and says nothing about now.
@@ -434,6 +449,22 @@ mod tests {
         cluster.watched_mut().unwrap().leases_channel.hear(at(41));
         assert!(cluster.stale_lease("a", stale, at(45)).is_some());
         assert_eq!(cluster.stale_lease("a", stale, at(39)), None);
+    }
+
+    #[test]
+    fn a_lease_of_a_node_whose_clock_is_wrong_is_not_stale_while_it_moves() {
+        let stale = SignedDuration::from_secs(40);
+        for wrong in [-600, 600] {
+            let mut watched = view();
+            for second in [10, 20, 30] {
+                watched.apply_lease(lease_object("a", at(second + wrong)), at(second));
+                watched.leases_channel.hear(at(second));
+            }
+            watched.leases_channel.hear(at(75));
+            let cluster = cluster(watched);
+            assert_eq!(cluster.stale_lease("a", stale, at(35)), None, "{wrong}");
+            assert_eq!(cluster.stale_lease("a", stale, at(75)), Some(at(30)), "{wrong}");
+        }
     }
 
     #[test]
