@@ -394,6 +394,29 @@ async fn a_broken_api_server_makes_our_view_old_and_heals() {
     world.stop().await;
 }
 
+#[tokio::test]
+async fn a_version_that_the_api_server_refuses_is_given_up() {
+    let mut world = World::new();
+    let api = FakeApi::start(world.folder.path()).await;
+    api.put(NODES, "ADDED", ready_node("True", world.clock.now()));
+    world.start(world.settings(None, Some(&api))).await;
+    let is_ready = async |ready: ConditionStatus| {
+        let found = async || world.raw(&format!("GET /api/v1/nodes/{NODE}")).await.0 == 200;
+        eventually(&format!("{ready:?}"), async || {
+            (found().await && world.summary().await.ready == Some(ready)).then_some(())
+        })
+        .await;
+    };
+    is_ready(ConditionStatus::True).await;
+    api.put(NODES, "MODIFIED", ready_node("Unknown", world.clock.now()));
+    api.script(|script| {
+        script.version += 10;
+        (script.refused_before, script.generation) = (script.version, script.generation + 1);
+    });
+    is_ready(ConditionStatus::Unknown).await;
+    world.stop().await;
+}
+
 /// Feeds a recorded episode at its own times; gives the incidents, newest first.
 async fn replay(records: [(&str, &str); 3]) -> Vec<Incident> {
     let mut world = World::new();
@@ -478,6 +501,9 @@ async fn what_is_unknown_gets_a_problem_document() {
         ("GET /api/v1/nodes/ghost", 404, "ghost"),
         ("GET /api/v1/nodes/ghost/why", 404, "ghost"),
         ("GET /api/v1/incidents/ghost", 404, "ghost"),
+        ("GET /api/v1/nodes/%ff", 400, "UTF-8"),
+        ("GET /api/v1/nodes/%ff/why", 400, "UTF-8"),
+        ("GET /api/v1/incidents/%ff", 400, "UTF-8"),
         ("POST /api/v1/nodes", 405, "only read"),
         ("GET /api/v1/incidents?node=a&node=b", 400, "duplicate"),
     ] {

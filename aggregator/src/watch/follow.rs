@@ -53,6 +53,15 @@ enum WatchError {
     Request(&'static str, String),
 }
 
+impl WatchError {
+    /// Whether the server itself refused. Then our version may be of another etcd (a restored one, or a new cluster
+    /// at the old address), and going on from it would be refused for ever. "Too many requests" says nothing of it.
+    fn is_refusal(&self) -> bool {
+        let WatchError::Api { source, .. } = self else { return false };
+        matches!(&**source, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
+    }
+}
+
 /// An error with what lies under it: kube's outermost words are often only "client error".
 fn chain(error: &kube::Error) -> String {
     let mut text = error.to_string();
@@ -109,6 +118,9 @@ impl Follower<'_> {
                 Err(error) => {
                     self.metrics.reconnects.with_label_values(&[kind.name]).inc();
                     self.broken(kind, &error);
+                    if error.is_refusal() {
+                        version = None;
+                    }
                 }
             }
             self.clock.sleep(pauses.next()).await;
@@ -130,7 +142,11 @@ impl Follower<'_> {
         let mut touched = Vec::new();
         if let Some(watched) = self.shared.lock().cluster.watched_mut() {
             touched = change(watched, now);
-            (kind.channel)(watched).hear(now);
+            let channel = (kind.channel)(watched);
+            if channel.broken.is_some() {
+                tracing::info!(watch = kind.name, "the API server is read again");
+            }
+            channel.hear(now);
         }
         self.shared.wake(touched);
     }
