@@ -80,7 +80,11 @@ impl Follower<'_> {
     ) -> Result<std::convert::Infallible, AgentError> {
         self.look(client).await?;
         let mut stream = self.open(client).await?;
-        self.view(|view| view.contact = Contact::Answers);
+        if let Contact::Lost { since, .. } =
+            self.view(|view| std::mem::replace(&mut view.contact, Contact::Answers))
+        {
+            tracing::info!(node = self.address.node, %since, "the agent answers again");
+        }
         self.shared.wake([self.address.node.clone()]);
         *met = true;
         let listen = async {
