@@ -64,6 +64,14 @@ impl WatchError {
 
 /// An error with what lies under it: kube's outermost words are often only "client error".
 fn chain(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        let advice = match status.code {
+            401 => ". Are the kubeconfig's credentials still good?",
+            403 => ". The right to get, list and watch this is all that nodewhy needs",
+            _ => "",
+        };
+        return format!("the API server answers {}: {}{advice}", status.code, status.message);
+    }
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
@@ -271,5 +279,22 @@ fn is_malformed(error: &kube::Error) -> bool {
 fn advance(version: &mut String, newer: Option<String>) {
     if let Some(newer) = newer.filter(|newer| !newer.is_empty()) {
         *version = newer;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_is_needed() {
+        let status = Status { code: 403, message: "nodes is forbidden".to_owned(), ..Status::default() };
+        assert_eq!(
+            chain(&kube::Error::Api(Box::new(status))),
+            "the API server answers 403: nodes is forbidden. The right to get, list and watch this is all that \
+             nodewhy needs"
+        );
     }
 }

@@ -16,6 +16,9 @@ const MAX_CHANGES: usize = 20;
 const MAX_CONDITIONS: usize = 40;
 /// How many Events of a node are kept, the newest.
 const MAX_EVENTS: usize = 50;
+/// How many names of nodes that the API server does not have may be remembered: deleted ones, and ones of which only
+/// an Event speaks. Autoscalers never use a name twice.
+const MAX_GONE: usize = 1000;
 /// An Event that a list brings and that last happened longer before we began to listen is history.
 const EVENT_SLACK: SignedDuration = SignedDuration::from_secs(60);
 /// A Lease is called stale only if the watch proved itself alive so long after the last renewal.
@@ -310,12 +313,11 @@ impl Watched {
         };
         known.deleted =
             Some(Fact { observed: now, source: format!("Node {name}"), body: FactBody::NodeDeleted });
-        // Deleted ones are remembered for a while, but not without end: autoscalers never use a name twice.
         let deleted =
             |(name, known): (&String, &NodeFacts)| Some((known.deleted.as_ref()?.observed, name.clone()));
         let mut gone: Vec<(Timestamp, String)> = self.nodes.iter().filter_map(deleted).collect();
         gone.sort();
-        let surplus = gone.len().saturating_sub(1000);
+        let surplus = gone.len().saturating_sub(MAX_GONE);
         for (_, name) in gone.into_iter().take(surplus) {
             self.nodes.remove(&name);
             self.events.remove(&name);
@@ -357,6 +359,10 @@ impl Watched {
     pub(crate) fn apply_event(&mut self, event: EventObject, now: Timestamp) -> Option<String> {
         let node = event.node()?.to_owned();
         let fact = event.fact(now)?;
+        let strangers = self.events.len() >= self.nodes.len() + MAX_GONE;
+        if strangers && !self.events.contains_key(&node) && !self.nodes.contains_key(&node) {
+            self.events.retain(|name, _| self.nodes.contains_key(name));
+        }
         let known = self.events.entry(node.clone()).or_default();
         if known.iter().any(|old| old.source == fact.source && old.body == fact.body) {
             return None;
@@ -490,6 +496,17 @@ mod tests {
         }
         assert!(watched.facts("a", at(300)).unwrap().len() <= MAX_CHANGES + MAX_EVENTS + 2);
         assert_eq!(watched.ready("a").unwrap().condition.status, ConditionStatus::Unknown);
+    }
+
+    #[test]
+    fn events_of_nodes_that_are_not_there_are_bounded() {
+        let mut watched = view();
+        watched.apply_event(event_object("a", "e", at(1), 1), at(1));
+        for number in 0..5000 {
+            watched.apply_event(event_object(&format!("gone-{number}"), "e", at(1), 1), at(1));
+        }
+        assert!(watched.events.len() <= MAX_GONE + 2, "{}", watched.events.len());
+        assert!(watched.events.contains_key("a"));
     }
 
     #[test]
