@@ -25,6 +25,8 @@ pub(crate) struct Open {
     other_since: Option<Duration>,
     /// It was opened by an earlier run of this program.
     resumed: bool,
+    /// The Node's UID, once the API server told it.
+    pub(crate) uid: Option<String>,
 }
 
 /// After so many revisions each new one must hold for [`Timings::fade`]: a verdict that flaps for a night may not
@@ -47,7 +49,7 @@ pub(crate) enum Step {
 impl Open {
     /// Takes up an incident that the store has as open.
     pub(crate) fn resumed(incident: Incident) -> Open {
-        Open { incident, seen: None, well_since: None, other_since: None, resumed: true }
+        Open { incident, seen: None, well_since: None, other_since: None, resumed: true, uid: None }
     }
 
     /// Opens an incident. `signs` has at least one.

@@ -67,7 +67,7 @@ pub(crate) fn signs(known: &Known, node: &str, now: Timestamp, timings: &Timings
         for event in agent.events() {
             let EventBody::OomKill(kill) = &event.body else { continue };
             let of_the_system = matches!(kill.role, Role::Kubelet | Role::Runtime | Role::Cni);
-            if of_the_system && now.duration_since(event.at) <= OOM_KILL_COUNTS {
+            if of_the_system && now.duration_since(event.at).abs() <= OOM_KILL_COUNTS {
                 signs.bad.push(Sign {
                     at: event.at,
                     began: format!("the kernel killed {} for want of memory", kill.name),

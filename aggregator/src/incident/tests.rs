@@ -161,6 +161,25 @@ async fn a_deleted_node_ends_its_incident_though_its_agent_died_with_it() {
 }
 
 #[tokio::test]
+async fn a_node_that_comes_back_under_another_uid_has_incidents_of_its_own() {
+    let (judge, mover) = judge().await;
+    let is = |uid: &'static str| {
+        watched(&judge, |watched| {
+            watched.list_nodes(vec![node_object("n", uid, "Unknown")], judge.clock.now());
+        });
+        judge.judge("n");
+        judge.open_incident("n").unwrap()
+    };
+    let first = is("u1");
+    assert_eq!(is("u1"), first);
+    mover.skip(Duration::from_secs(5));
+    let second = is("u2");
+    assert_ne!(second, first);
+    assert!(judge.ledger.get(&first).await.unwrap().unwrap().ended.is_some());
+    assert_eq!(judge.ledger.open().len(), 1);
+}
+
+#[tokio::test]
 async fn of_two_open_incidents_of_a_node_the_older_one_is_ended() {
     let ledger = Arc::new(Ledger::start(opener(None)).await.unwrap());
     ledger.put(crate::testing::incident("a", "n", 100, 1));
