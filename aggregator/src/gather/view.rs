@@ -259,18 +259,34 @@ impl AgentView {
         }
     }
 
-    /// Findings that held within the window. An unreachable agent's last words still count; its silence is no
-    /// empty list.
+    /// Findings that held within the window, which ends now. An unreachable agent's last words still count; its silence
+    /// is no empty list. What is dated later than now is of now: our clock was stepped back since it was heard.
     pub(crate) fn findings_within(&self, from: Timestamp, to: Timestamp) -> Source<Vec<Finding>> {
-        let held =
-            || self.findings.values().filter(|finding| finding.held_within(from, to)).cloned().collect();
+        let held = || {
+            let held =
+                self.findings.values().filter(|finding| finding.ended.is_none_or(|ended| ended >= from));
+            held.cloned()
+                .map(|mut finding| {
+                    correct_finding(&mut finding, SignedDuration::ZERO, to);
+                    finding
+                })
+                .collect()
+        };
         self.last_words(from, held)
     }
 
     /// Events within the window; the same rule.
     pub(crate) fn events_within(&self, from: Timestamp, to: Timestamp) -> Source<Vec<Event>> {
-        let within =
-            || self.events.iter().filter(|event| event.at >= from && event.at <= to).cloned().collect();
+        let within = || {
+            let within = self.events.iter().filter(|event| event.at >= from);
+            within
+                .cloned()
+                .map(|mut event| {
+                    correct_event(&mut event, SignedDuration::ZERO, to);
+                    event
+                })
+                .collect()
+        };
         self.last_words(from, within)
     }
 
@@ -481,6 +497,16 @@ mod tests {
             (view.events.len(), view.ids.len(), view.told.len(), view.findings.len()),
             (MAX_EVENTS, MAX_IDS, MAX_IDS, MAX_FINDINGS)
         );
+    }
+
+    #[test]
+    fn our_clock_that_is_stepped_back_hides_nothing() {
+        let mut view = answering();
+        view.take_findings(vec![finding("runtime_hung", 5000)], at(5001), at(5001));
+        view.take_event(event(1, 5000, EventBody::ClockStepped { seconds: 1.0 }), at(5001));
+        let (findings, events) = (view.findings_within(at(0), at(900)), view.events_within(at(0), at(900)));
+        assert_eq!(findings.known().map(|found| found[0].began), Some(at(900)));
+        assert_eq!(events.known().map(|found| found[0].at), Some(at(900)));
     }
 
     #[test]

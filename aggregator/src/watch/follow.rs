@@ -146,9 +146,11 @@ impl Follower<'_> {
     }
 
     fn change<K>(&self, kind: &Kind<K>, change: impl FnOnce(&mut Watched, Timestamp) -> Vec<String>) {
-        let now = self.clock.now();
+        let stamp = self.clock.stamp();
+        let now = stamp.wall;
         let mut touched = Vec::new();
         if let Some(watched) = self.shared.lock().cluster.watched_mut() {
+            watched.follow_clock(stamp);
             touched = change(watched, now);
             let channel = (kind.channel)(watched);
             if channel.broken.is_some() {

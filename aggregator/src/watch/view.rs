@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
+use nodewhy_clock::Stamp;
 use nodewhy_diagnosis::{ClusterCase, Peer, Source};
 use nodewhy_proto::{Condition, Fact, FactBody, Lease};
 
@@ -21,6 +22,8 @@ const MAX_EVENTS: usize = 50;
 const MAX_GONE: usize = 1000;
 /// An Event that a list brings and that last happened longer before we began to listen is history.
 const EVENT_SLACK: SignedDuration = SignedDuration::from_secs(60);
+/// A wall clock that moves by more than this against the time since boot was stepped, not slewed.
+const STEP: SignedDuration = SignedDuration::from_secs(1);
 /// A Lease is called stale only if the watch proved itself alive so long after the last renewal.
 const LEASE_PROOF: SignedDuration = SignedDuration::from_secs(30);
 
@@ -52,6 +55,8 @@ pub(crate) struct Watched {
     pub(crate) leases_channel: Channel,
     pub(crate) events_channel: Channel,
     old_after: SignedDuration,
+    /// When the server last said anything, on both clocks.
+    clock: Option<Stamp>,
     nodes: BTreeMap<String, NodeFacts>,
     /// Leases and Events come on streams of their own, perhaps before their Node.
     leases: BTreeMap<String, Fact>,
@@ -218,6 +223,22 @@ impl Watched {
     /// Nothing was heard yet. A broken view older than `old_after` says nothing about now.
     pub(crate) fn new(old_after: SignedDuration) -> Watched {
         Watched { old_after, ..Watched::default() }
+    }
+
+    /// Our wall clock may have been stepped since the server last spoke. What ages is moved along: a step of a minute
+    /// may not make every Lease a minute older.
+    pub(crate) fn follow_clock(&mut self, now: Stamp) {
+        let Some(before) = self.clock.replace(now) else { return };
+        let Ok(passed) = SignedDuration::try_from(now.boot.saturating_sub(before.boot)) else { return };
+        let step = now.wall.duration_since(before.wall) - passed;
+        if step.abs() < STEP {
+            return;
+        }
+        let channels = [&mut self.nodes_channel, &mut self.leases_channel, &mut self.events_channel];
+        let heard = channels.into_iter().filter_map(|channel| channel.heard.as_mut());
+        for at in heard.chain(self.leases.values_mut().map(|fact| &mut fact.observed)) {
+            *at = at.checked_add(step).unwrap_or(*at);
+        }
     }
 
     fn why_old(&self, now: Timestamp) -> Option<String> {
@@ -496,6 +517,27 @@ mod tests {
         }
         assert!(watched.facts("a", at(300)).unwrap().len() <= MAX_CHANGES + MAX_EVENTS + 2);
         assert_eq!(watched.ready("a").unwrap().condition.status, ConditionStatus::Unknown);
+    }
+
+    #[test]
+    fn a_step_of_our_clock_makes_no_lease_stale_and_no_view_old() {
+        let stale = SignedDuration::from_secs(40);
+        for step in [3600, -3600] {
+            let mut watched = view();
+            let stamp =
+                |boot: u64, wall: i64| Stamp { boot: std::time::Duration::from_secs(boot), wall: at(wall) };
+            watched.follow_clock(stamp(1000, 0));
+            watched.follow_clock(stamp(1005, 5 + step));
+            watched.leases_channel.hear(at(5 + step));
+            let mut cluster = cluster(watched);
+            assert_eq!(cluster.stale_lease("a", stale, at(6 + step)), None, "{step}");
+            let watched = cluster.watched_mut().unwrap();
+            watched.follow_clock(stamp(1045, 45 + step));
+            watched.leases_channel.hear(at(45 + step));
+            watched.nodes_channel.broken = Some("refused".to_owned());
+            assert_eq!(cluster.stale_lease("a", stale, at(45 + step)), Some(at(step)), "{step}");
+            assert!(cluster.is_deaf(at(45 + step)) && !cluster.is_deaf(at(35 + step)), "{step}");
+        }
     }
 
     #[test]
