@@ -11,6 +11,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use nodewhy_clock::Clock;
 use nodewhy_diagnosis::{Case, Cause};
 use nodewhy_proto::{Incident, Verdict};
@@ -50,9 +51,13 @@ impl Judge {
         diagnosis: Diagnosis,
     ) -> Judge {
         let mut open: BTreeMap<String, Open> = BTreeMap::new();
-        // Oldest first: of two for one node, which only a crash could leave, the newest goes on.
+        // Oldest first: of two for one node, which a store that was away at a start leaves, the newest goes on. The
+        // other had ended by then at the latest.
         for incident in ledger.open().into_iter().rev() {
-            open.insert(incident.node.clone(), Open::resumed(incident));
+            let newer = incident.opened;
+            if let Some(older) = open.insert(incident.node.clone(), Open::resumed(incident)) {
+                ledger.put(Incident { ended: Some(newer), ..older.incident });
+            }
         }
         metrics.open.set(i64::try_from(open.len()).unwrap_or(i64::MAX));
         Judge { shared, ledger, metrics, clock, timings, diagnosis, open: Mutex::new(open) }
@@ -88,6 +93,7 @@ impl Judge {
     /// Judges one node.
     pub(crate) fn judge(&self, node: &str) {
         let now = self.clock.stamp();
+        self.end_that_of_another_uid(node, now.wall);
         let mut all = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let open = all.get_mut(node);
         let began = open.as_ref().map(|open| open.incident.began);
@@ -109,6 +115,9 @@ impl Judge {
         let (step, incident) = match open {
             Some(open) => {
                 let step = open.look(&signs, now, &self.timings, conclude);
+                if step == Step::Nothing {
+                    return;
+                }
                 (step, open.incident.clone())
             }
             None if signs.bad.is_empty() => return,
@@ -128,6 +137,21 @@ impl Judge {
         self.metrics.open.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
         drop(all);
         self.tell(step, incident);
+    }
+
+    /// Names come back: under another UID it is another node, with incidents of its own.
+    fn end_that_of_another_uid(&self, node: &str, now: Timestamp) {
+        let Some(uid) = self.shared.lock().cluster.watched().and_then(|watched| watched.identity(node).0)
+        else {
+            return;
+        };
+        let mut all = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.get_mut(node).is_none_or(|open| *open.uid.get_or_insert_with(|| uid.clone()) == uid) {
+            return;
+        }
+        let Some(Open { incident, .. }) = all.remove(node) else { return };
+        drop(all);
+        self.tell(Step::Ended, Incident { ended: Some(now.max(incident.opened)), ..incident });
     }
 
     fn tell(&self, step: Step, incident: Incident) {

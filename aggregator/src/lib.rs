@@ -97,15 +97,19 @@ async fn run_with(
         );
     }
     let metrics = Arc::new(Metrics::new().context("making the metrics")?);
-    let ledger =
-        Arc::new(Ledger::start(opener(settings.store)).await.context("starting the store's thread")?);
+    let ledger = Ledger::start(opener(settings.store)).await.context("starting the store's thread")?;
+    let ledger = Arc::new(ledger);
     let shared = Arc::new(Shared::default());
     for address in &settings.agents {
         let twice = shared.lock().agents.insert(address.node.clone(), Default::default()).is_some();
         anyhow::ensure!(!twice, "two agents are named for the node {}: name one", address.node);
     }
+    let mut stop = std::pin::pin!(stop);
     let client = match &settings.cluster {
-        Some(address) => Some(watch::client(address).await?),
+        Some(address) => tokio::select! {
+            client = watch::client(address) => Some(client?),
+            () = &mut stop => return Ok(()),
+        },
         None => None,
     };
     if client.is_some() {
@@ -154,7 +158,6 @@ async fn run_with(
     }
     tasks.spawn(async move { judge.run().await });
     let server = server.map(tokio::spawn);
-    let mut stop = std::pin::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,

@@ -10,6 +10,9 @@ use clap::Parser;
 use nodewhy_aggregator::{AgentAddress, ClusterAddress, Settings, run};
 use nodewhy_clock::Clock;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Follows nodewhy's agents, watches a cluster where it is told to, and keeps incidents with their causes.
 ///
@@ -75,12 +78,23 @@ impl Arguments {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let settings = Arguments::parse().settings();
     let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(ansi).init();
-    match until_a_signal(settings).await {
+    // kube says at each try that the API server is not there; we say it once, and that it is back.
+    let levels = Targets::new().with_default(LevelFilter::INFO).with_target("kube_client", LevelFilter::OFF);
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(ansi).finish().with(levels).init();
+    let ended = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting tokio's runtime")
+        .and_then(|runtime| {
+            let ended = runtime.block_on(until_a_signal(settings));
+            // A credential plugin that hangs does not keep us.
+            runtime.shutdown_background();
+            ended
+        });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("nodewhy-aggregator: {error:#}");

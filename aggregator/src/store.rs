@@ -6,6 +6,7 @@ mod sqlite;
 use std::path::PathBuf;
 
 use nodewhy_proto::Incident;
+use rusqlite::ErrorCode;
 
 pub(crate) use ledger::{Ledger, opener};
 
@@ -43,12 +44,25 @@ pub(crate) enum StoreError {
     At { path: PathBuf, why: String },
     #[error("it can't be opened for writing: {0}")]
     File(std::io::Error),
-    #[error("SQLite: {0}")]
+    #[error("SQLite: {0}{advice}", advice = advice(.0))]
     Sqlite(#[from] rusqlite::Error),
+    #[error("it is a database of another program: name another file with --store")]
+    Foreign,
     #[error(
         "it was made by a newer nodewhy (schema {found}, this one knows {known}): use that one, or name another file"
     )]
     Schema { found: i64, known: i64 },
     #[error("the incident {id} is damaged: {why}")]
     Damaged { id: String, why: String },
+}
+
+fn advice(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            ". Move it away, or name another file with --store: a new one is made"
+        }
+        Some(ErrorCode::DiskFull) => ". Make room on its disk",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ". Does another aggregator write to it?",
+        _ => "",
+    }
 }

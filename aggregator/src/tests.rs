@@ -296,6 +296,27 @@ async fn after_a_gap_the_list_decides() {
 }
 
 #[tokio::test]
+async fn a_cursor_that_is_refused_is_given_up_and_what_is_missing_is_told() {
+    let mut world = World::new();
+    let agent = FakeAgent::start(world.folder.path(), NODE, &world.clock);
+    agent.tell(0, EventBody::ClockStepped { seconds: 0.5 });
+    world.start(world.settings(Some(&agent), None)).await;
+    eventually("one event", async || {
+        world.metric("nodewhy_aggregator_events_received_total 1").await.then_some(())
+    })
+    .await;
+    agent.script(|script| (script.refuses_cursors, script.generation) = (true, script.generation + 1));
+    eventually("opened anew", async || {
+        agent.script(|script| script.opened_after == [None, None]).then_some(())
+    })
+    .await;
+    agent.begin(hung(&world));
+    world.incident("it is heard", |incident| incident.revisions.len() == 1).await;
+    assert_eq!(agent.script(|script| script.readings_asked), 0);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn what_an_agent_says_of_another_node_is_dropped_and_counted() {
     let mut world = World::new();
     let agent = FakeAgent::start(world.folder.path(), NODE, &world.clock);
@@ -370,6 +391,29 @@ async fn a_broken_api_server_makes_our_view_old_and_heals() {
     is_ready(None).await;
     api.script(|script| script.hangs = false);
     is_ready(Some(ConditionStatus::Unknown)).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_version_that_the_api_server_refuses_is_given_up() {
+    let mut world = World::new();
+    let api = FakeApi::start(world.folder.path()).await;
+    api.put(NODES, "ADDED", ready_node("True", world.clock.now()));
+    world.start(world.settings(None, Some(&api))).await;
+    let is_ready = async |ready: ConditionStatus| {
+        let found = async || world.raw(&format!("GET /api/v1/nodes/{NODE}")).await.0 == 200;
+        eventually(&format!("{ready:?}"), async || {
+            (found().await && world.summary().await.ready == Some(ready)).then_some(())
+        })
+        .await;
+    };
+    is_ready(ConditionStatus::True).await;
+    api.put(NODES, "MODIFIED", ready_node("Unknown", world.clock.now()));
+    api.script(|script| {
+        script.version += 10;
+        (script.refused_before, script.generation) = (script.version, script.generation + 1);
+    });
+    is_ready(ConditionStatus::Unknown).await;
     world.stop().await;
 }
 
@@ -457,6 +501,9 @@ async fn what_is_unknown_gets_a_problem_document() {
         ("GET /api/v1/nodes/ghost", 404, "ghost"),
         ("GET /api/v1/nodes/ghost/why", 404, "ghost"),
         ("GET /api/v1/incidents/ghost", 404, "ghost"),
+        ("GET /api/v1/nodes/%ff", 400, "UTF-8"),
+        ("GET /api/v1/nodes/%ff/why", 400, "UTF-8"),
+        ("GET /api/v1/incidents/%ff", 400, "UTF-8"),
         ("POST /api/v1/nodes", 405, "only read"),
         ("GET /api/v1/incidents?node=a&node=b", 400, "duplicate"),
     ] {

@@ -33,9 +33,14 @@ pub(crate) async fn client(address: &ClusterAddress) -> anyhow::Result<Client> {
             .context("reading the kubeconfig at $KUBECONFIG or ~/.kube/config: name one with --kubeconfig")?,
     };
     let context = address.context.clone().or_else(|| kubeconfig.current_context.clone());
+    let known: Vec<String> = kubeconfig.contexts.iter().map(|context| context.name.clone()).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     let options = KubeConfigOptions { context: address.context.clone(), ..KubeConfigOptions::default() };
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.with_context(|| {
-        format!("using the context {} of the kubeconfig", context.as_deref().unwrap_or("(none is current)"))
+        format!(
+            "using the context {} of the kubeconfig, which has {known}: name one with --context",
+            context.as_deref().unwrap_or("(none is current)")
+        )
     })?;
     config.connect_timeout = Some(Duration::from_secs(5));
     tracing::info!(
@@ -43,7 +48,11 @@ pub(crate) async fn client(address: &ClusterAddress) -> anyhow::Result<Client> {
         context = context.as_deref().unwrap_or("none"),
         "watching this cluster; nodewhy only reads from it"
     );
-    Client::try_from(config).context("making a client for the API server")
+    // It may run a credential plugin, and waits for it.
+    let made = tokio::task::spawn_blocking(move || Client::try_from(config)).await;
+    made.context("making a client for the API server")?.context(
+        "making a client for the API server: do the credentials that the kubeconfig names work with kubectl?",
+    )
 }
 
 /// Watches all that is watched, for ever.

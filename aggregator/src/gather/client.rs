@@ -46,6 +46,11 @@ impl AgentError {
     pub(crate) fn is_about_time(&self) -> bool {
         matches!(self, AgentError::Deadline { .. } | AgentError::Silent { .. })
     }
+
+    /// Whether the agent says that the question itself is wrong.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, AgentError::Status { status: StatusCode::BAD_REQUEST, .. })
+    }
 }
 
 /// Asks one agent. Each question has its own connection: a hung one costs only itself.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nodewhy_clock::Clock;
 use nodewhy_proto::{Event, EventBody, Finding, NodeInfo, State};
 
-use super::client::{AgentClient, AgentError};
+use super::client::{AgentClient, AgentError, EventStream};
 use super::sse::Piece;
 use super::view::{AgentView, Contact, Taken};
 use crate::known::Shared;
@@ -79,9 +79,12 @@ impl Follower<'_> {
         met: &mut bool,
     ) -> Result<std::convert::Infallible, AgentError> {
         self.look(client).await?;
-        let cursor = self.view(|view| view.cursor.clone());
-        let mut stream = client.events(cursor.as_deref()).await?;
-        self.view(|view| view.contact = Contact::Answers);
+        let mut stream = self.open(client).await?;
+        if let Contact::Lost { since, .. } =
+            self.view(|view| std::mem::replace(&mut view.contact, Contact::Answers))
+        {
+            tracing::info!(node = self.address.node, %since, "the agent answers again");
+        }
         self.shared.wake([self.address.node.clone()]);
         *met = true;
         let listen = async {
@@ -111,6 +114,21 @@ impl Follower<'_> {
         }
     }
 
+    /// The event stream, from where it was left.
+    async fn open<'c>(&self, client: &'c AgentClient) -> Result<EventStream<'c>, AgentError> {
+        let cursor = self.view(|view| view.cursor.clone());
+        match client.events(cursor.as_deref()).await {
+            // An agent of another version can make nothing of our cursor, now or later: all that it keeps, then.
+            Err(error) if error.is_refusal() && cursor.is_some() => {
+                tracing::warn!(node = self.address.node, %error, "the agent refuses our cursor: its events are read anew");
+                let now = self.clock.now();
+                self.view(|view| view.lose_cursor(now));
+                client.events(None).await
+            }
+            opened => opened,
+        }
+    }
+
     /// Who it is, how its collectors do, and every finding.
     async fn look(&self, client: &AgentClient) -> Result<(), AgentError> {
         let sent = self.clock.now();
@@ -133,7 +151,8 @@ impl Follower<'_> {
 
     async fn state(&self, client: &AgentClient) -> Result<(), AgentError> {
         let sent = self.clock.now();
-        let state: State = client.get("/api/v1/state").await?;
+        // Outcomes alone: the readings are fifty times as long, and nobody here reads them.
+        let state: State = client.get("/api/v1/state?readings=false").await?;
         let received = self.clock.now();
         self.check(client, &state.node)?;
         let changed = self.view(|view| {

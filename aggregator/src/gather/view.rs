@@ -7,14 +7,21 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
 use nodewhy_diagnosis::Source;
-use nodewhy_proto::{Event, EventBody, Finding, NodeInfo, Outcome, Severity, State};
+use nodewhy_proto::{Event, EventBody, Finding, Gap, NodeInfo, Outcome, Severity, State};
 
 use super::offset::{Offset, correct_event, correct_finding};
 
 /// How many events of a node are kept, the newest.
 const MAX_EVENTS: usize = 2000;
-/// How long an ended finding is kept.
-const KEEP_ENDED: SignedDuration = SignedDuration::from_hours(1);
+/// How many events of a node are known again when they are told again: as many as an agent keeps.
+const MAX_IDS: usize = 4096;
+/// How long an ended finding is kept: it may be how an incident began that goes on till morning.
+const KEEP_ENDED: SignedDuration = SignedDuration::from_hours(24);
+/// Times of the agent's and of ours that are compared may be apart by so much.
+const MARGIN: SignedDuration = SignedDuration::from_secs(2);
+/// The longest that a state must last to be a finding (`cpu_saturated`): an agent that runs for less has not told
+/// all that its earlier run told.
+const RELEARN: SignedDuration = SignedDuration::from_secs(60);
 /// The most findings of a node: a broken agent may not fill our memory.
 const MAX_FINDINGS: usize = 2000;
 
@@ -59,9 +66,14 @@ pub(crate) struct AgentView {
     findings: BTreeMap<String, Finding>,
     /// When `/api/v1/findings` was last asked, by our clock.
     findings_asked: Option<Timestamp>,
+    /// What happened. What it says of findings and outcomes is kept as these.
     events: VecDeque<Event>,
+    /// What was told before, and in which order.
     ids: HashSet<String>,
+    told: VecDeque<String>,
     outcomes: Option<BTreeMap<String, Outcome>>,
+    /// When the agent wrote `outcomes`, by its own clock.
+    outcomes_at: Option<Timestamp>,
 }
 
 impl AgentView {
@@ -100,6 +112,7 @@ impl AgentView {
             state.collectors.into_iter().map(|(name, collector)| (name, collector.outcome)).collect();
         let changed = self.outcomes.as_ref() != Some(&outcomes);
         self.outcomes = Some(outcomes);
+        self.outcomes_at = Some(state.now);
         changed
     }
 
@@ -110,13 +123,22 @@ impl AgentView {
         let listed: HashSet<String> = findings.iter().map(|finding| finding.id.clone()).collect();
         for mut finding in findings {
             correct_finding(&mut finding, by, now);
+            // An end that we concluded from its absence was wrong, if a later list names it again.
+            let ended = self.findings.get(&finding.id).and_then(|known| known.ended);
+            if finding.is_active() && ended.is_some_and(|ended| asked.duration_since(ended) > MARGIN) {
+                self.findings.remove(&finding.id);
+            }
             changed |= self.put_finding(finding);
         }
-        // Absence is not recovery: only a collector that reads well and no longer names the finding has ended it.
+        // Absence is not recovery: only a collector that reads well and no longer names the finding has ended it,
+        // once its agent has run for long enough to name it again.
+        let ran = self.info.as_ref().map(|info| info.now.duration_since(info.agent.started));
+        let young = ran.is_some_and(|ran| ran < RELEARN);
         let reads = |collector: &str| self.outcomes.as_ref()?.get(collector).map(Outcome::is_read);
         for finding in self.findings.values_mut() {
             let told_since = finding.noticed > asked;
-            if finding.is_active()
+            if !young
+                && finding.is_active()
                 && !listed.contains(&finding.id)
                 && !told_since
                 && reads(&finding.collector) == Some(true)
@@ -133,19 +155,25 @@ impl AgentView {
     /// An event of the stream.
     pub(crate) fn take_event(&mut self, mut event: Event, now: Timestamp) -> Taken {
         self.cursor = Some(event.cursor.clone());
-        let gap = matches!(event.body, EventBody::Gap(_));
+        let is_gap = matches!(event.body, EventBody::Gap(_));
         if !self.ids.insert(event.id.clone()) {
-            return if gap { Taken::Gap } else { Taken::Repeat };
+            return if is_gap { Taken::Gap } else { Taken::Repeat };
         }
+        self.told.push_back(event.id.clone());
+        if self.told.len() > MAX_IDS
+            && let Some(oldest) = self.told.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        let theirs = event.at;
         correct_event(&mut event, self.correction(), now);
         match &event.body {
             EventBody::FindingBegan { finding } | EventBody::FindingChanged { finding } => {
                 // A first connection replays what is kept: a beginning without its end, which follows, must not
                 // look like a finding that holds now. The list that was read before the stream is surer.
                 let known = self.findings.contains_key(&finding.id);
-                let margin = SignedDuration::from_secs(2);
                 let replayed =
-                    self.findings_asked.is_some_and(|asked| asked.duration_since(finding.noticed) > margin);
+                    self.findings_asked.is_some_and(|asked| asked.duration_since(finding.noticed) > MARGIN);
                 if known || !replayed {
                     self.put_finding(finding.clone());
                 }
@@ -154,21 +182,38 @@ impl AgentView {
                 self.put_finding(finding.clone());
             }
             EventBody::OutcomeChanged { collector, result } => {
-                if let Some(outcomes) = &mut self.outcomes {
+                // One that is replayed is older than the state that was read before the stream.
+                let replayed = self.outcomes_at.is_some_and(|at| theirs < at);
+                if let Some(outcomes) = self.outcomes.as_mut().filter(|_| !replayed) {
                     outcomes.insert(collector.clone(), result.clone());
                 }
             }
-            _ => {}
-        }
-        self.events.push_back(event);
-        if self.events.len() > MAX_EVENTS
-            && let Some(oldest) = self.events.pop_front()
-        {
-            self.ids.remove(&oldest.id);
+            // A gap too: where events are missing, "no such kill" may not be said.
+            _ => self.keep(event),
         }
         self.forget(now);
-        // A gap is kept as well: with a hole in the events, "no such kill" is not known.
-        if gap { Taken::Gap } else { Taken::New }
+        if is_gap { Taken::Gap } else { Taken::New }
+    }
+
+    fn keep(&mut self, event: Event) {
+        self.events.push_back(event);
+        if self.events.len() > MAX_EVENTS {
+            self.events.pop_front();
+        }
+    }
+
+    /// The agent can't go on from our cursor: whatever is not told again is missing from here on.
+    pub(crate) fn lose_cursor(&mut self, now: Timestamp) {
+        let Some(from) = self.cursor.take() else { return };
+        self.keep(Event {
+            id: format!("gap/{from}/refused"),
+            cursor: from.clone(),
+            at: now,
+            boot_seconds: 0.0,
+            boot_id: None,
+            source: "aggregator".to_owned(),
+            body: EventBody::Gap(Gap { from, to: "unknown".to_owned(), count: None }),
+        });
     }
 
     /// One that has ended stays so: a late report of its life does not revive it.
@@ -214,18 +259,34 @@ impl AgentView {
         }
     }
 
-    /// Findings that held within the window. An unreachable agent's last words still count; its silence is no
-    /// empty list.
+    /// Findings that held within the window, which ends now. An unreachable agent's last words still count; its silence
+    /// is no empty list. What is dated later than now is of now: our clock was stepped back since it was heard.
     pub(crate) fn findings_within(&self, from: Timestamp, to: Timestamp) -> Source<Vec<Finding>> {
-        let held =
-            || self.findings.values().filter(|finding| finding.held_within(from, to)).cloned().collect();
+        let held = || {
+            let held =
+                self.findings.values().filter(|finding| finding.ended.is_none_or(|ended| ended >= from));
+            held.cloned()
+                .map(|mut finding| {
+                    correct_finding(&mut finding, SignedDuration::ZERO, to);
+                    finding
+                })
+                .collect()
+        };
         self.last_words(from, held)
     }
 
     /// Events within the window; the same rule.
     pub(crate) fn events_within(&self, from: Timestamp, to: Timestamp) -> Source<Vec<Event>> {
-        let within =
-            || self.events.iter().filter(|event| event.at >= from && event.at <= to).cloned().collect();
+        let within = || {
+            let within = self.events.iter().filter(|event| event.at >= from);
+            within
+                .cloned()
+                .map(|mut event| {
+                    correct_event(&mut event, SignedDuration::ZERO, to);
+                    event
+                })
+                .collect()
+        };
         self.last_words(from, within)
     }
 
@@ -342,26 +403,110 @@ mod tests {
     fn a_gap_is_told_and_moves_the_cursor() {
         let mut view = answering();
         let gap = nodewhy_proto::Gap { from: "a".to_owned(), to: "b".to_owned(), count: None };
-        assert_eq!(view.take_event(event(9, 0, EventBody::Gap(gap)), at(1)), Taken::Gap);
+        for _ in 0..2 {
+            assert_eq!(view.take_event(event(9, 0, EventBody::Gap(gap.clone())), at(1)), Taken::Gap);
+        }
         assert_eq!(view.cursor.as_deref(), Some("9"));
-        let kept = |view: &AgentView| view.events_within(at(-1), at(1)).known().map(Vec::len);
-        assert_eq!(kept(&view), Some(1), "a diagnosis must know of the hole");
-        let again = event(9, 0, view.events().next().unwrap().body.clone());
-        assert_eq!(view.take_event(again, at(2)), Taken::Gap, "what was missed is read anew each time");
-        assert_eq!(kept(&view), Some(1));
+        let kept = view.events_within(at(0), at(2));
+        assert!(
+            matches!(&kept.known().unwrap()[..], [Event { body: EventBody::Gap(_), .. }]),
+            "a case must know that events are missing: {kept:?}"
+        );
+        view.lose_cursor(at(2));
+        assert_eq!((view.cursor.as_deref(), view.events.len()), (None, 2));
+    }
+
+    #[test]
+    fn a_finding_that_is_listed_again_was_not_over() {
+        let mut view = answering();
+        let hung = || vec![finding("runtime_hung", 100)];
+        read_collector(&mut view, Outcome::Read);
+        view.take_findings(hung(), at(101), at(101));
+        view.take_findings(Vec::new(), at(110), at(110));
+        assert_eq!(view.critical().count(), 0);
+        // A list that was written before the end is no such word.
+        view.take_findings(hung(), at(111), at(111));
+        assert_eq!(view.critical().count(), 0);
+        view.take_findings(hung(), at(140), at(140));
+        assert_eq!(view.critical().count(), 1);
+    }
+
+    #[test]
+    fn an_agent_that_was_started_anew_must_first_see_again() {
+        let mut view = answering();
+        let info = |now: i64| {
+            let text = serde_json::json!({
+                "id": {"name": "n"}, "now": at(now), "uptime_seconds": 1.0,
+                "agent": {"version": "0", "started": at(200), "host_root": "/"},
+            });
+            serde_json::from_value(text).ok()
+        };
+        read_collector(&mut view, Outcome::Read);
+        view.take_findings(vec![finding("memory_thrash", 100)], at(101), at(101));
+        view.info = info(202);
+        view.take_findings(Vec::new(), at(202), at(202));
+        assert_eq!(view.critical().count(), 1);
+        view.info = info(270);
+        view.take_findings(Vec::new(), at(270), at(270));
+        assert_eq!(view.critical().count(), 0);
+    }
+
+    #[test]
+    fn a_replayed_outcome_does_not_hide_the_newer_state() {
+        let mut view = answering();
+        let state = |outcome: &str| {
+            let runtime = serde_json::json!({"outcome": outcome, "error": "x", "every_seconds": 1.0});
+            serde_json::from_value(
+                serde_json::json!({"node": "n", "now": at(100), "collectors": {"runtime": runtime}}),
+            )
+            .unwrap()
+        };
+        view.take_state(state("read"));
+        let failed = |number, seconds| {
+            let result = Outcome::Failed { error: "x".to_owned() };
+            event(number, seconds, EventBody::OutcomeChanged { collector: "runtime".to_owned(), result })
+        };
+        let reads = |view: &AgentView| view.outcomes().known().unwrap()["runtime"].is_read();
+        view.take_event(failed(1, 50), at(101));
+        assert!(reads(&view));
+        view.take_event(failed(2, 101), at(101));
+        assert!(!reads(&view));
+    }
+
+    #[test]
+    fn an_oom_kill_is_not_pushed_out_by_what_findings_say() {
+        let mut view = answering();
+        view.take_event(event(0, 10, EventBody::ClockStepped { seconds: 1.0 }), at(10));
+        for number in 1..10_000 {
+            let changed = EventBody::FindingChanged { finding: finding("io_stalled", 10) };
+            view.take_event(event(number, 10, changed), at(10));
+        }
+        assert_eq!((view.events.len(), view.ids.len(), view.told.len()), (1, MAX_IDS, MAX_IDS));
     }
 
     #[test]
     fn memory_is_bounded() {
         let mut view = answering();
-        for number in 0..(MAX_EVENTS as u64 + 500) {
+        for number in 0..(MAX_IDS as u64 + 500) {
             let began = EventBody::FindingBegan { finding: finding(&format!("f{number}"), 10) };
             assert_eq!(view.take_event(event(number, 10, began), at(10)), Taken::New);
+            let stepped = EventBody::ClockStepped { seconds: 1.0 };
+            assert_eq!(view.take_event(event(number + 1_000_000, 10, stepped), at(10)), Taken::New);
         }
         assert_eq!(
-            (view.events.len(), view.ids.len(), view.findings.len()),
-            (MAX_EVENTS, MAX_EVENTS, MAX_FINDINGS)
+            (view.events.len(), view.ids.len(), view.told.len(), view.findings.len()),
+            (MAX_EVENTS, MAX_IDS, MAX_IDS, MAX_FINDINGS)
         );
+    }
+
+    #[test]
+    fn our_clock_that_is_stepped_back_hides_nothing() {
+        let mut view = answering();
+        view.take_findings(vec![finding("runtime_hung", 5000)], at(5001), at(5001));
+        view.take_event(event(1, 5000, EventBody::ClockStepped { seconds: 1.0 }), at(5001));
+        let (findings, events) = (view.findings_within(at(0), at(900)), view.events_within(at(0), at(900)));
+        assert_eq!(findings.known().map(|found| found[0].began), Some(at(900)));
+        assert_eq!(events.known().map(|found| found[0].at), Some(at(900)));
     }
 
     #[test]

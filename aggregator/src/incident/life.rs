@@ -21,9 +21,17 @@ pub(crate) struct Open {
     seen: Option<BTreeMap<String, String>>,
     /// Since when all has been well, on both clocks.
     well_since: Option<Stamp>,
-    /// Since when the verdict has been weaker than the recorded one (time since boot).
-    weaker_since: Option<Duration>,
+    /// Since when the verdict has been another one that is not recorded at once (time since boot).
+    other_since: Option<Duration>,
+    /// It was opened by an earlier run of this program.
+    resumed: bool,
+    /// The Node's UID, once the API server told it.
+    pub(crate) uid: Option<String>,
 }
+
+/// After so many revisions each new one must hold for [`Timings::fade`]: a verdict that flaps for a night may not
+/// fill memory and store.
+const OFTEN: usize = 100;
 
 /// What a look came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +49,7 @@ pub(crate) enum Step {
 impl Open {
     /// Takes up an incident that the store has as open.
     pub(crate) fn resumed(incident: Incident) -> Open {
-        Open { incident, seen: None, well_since: None, weaker_since: None }
+        Open { incident, seen: None, well_since: None, other_since: None, resumed: true, uid: None }
     }
 
     /// Opens an incident. `signs` has at least one.
@@ -56,7 +64,7 @@ impl Open {
             ended: None,
             revisions: Vec::new(),
         };
-        let mut open = Open::resumed(incident);
+        let mut open = Open { resumed: false, ..Open::resumed(incident) };
         let began: Vec<&str> = signs.bad.iter().map(|sign| sign.began.as_str()).collect();
         open.revise(now.wall, listed(&began), verdict, signs);
         open
@@ -73,7 +81,10 @@ impl Open {
         if signs.bad.is_empty() {
             // Once well, its verdict stays as it was: "healthy now" does not say why it was not. Nor do we
             // know that it is well while we can't tell.
-            if !signs.can_tell {
+            // An earlier run knew what this one has not heard: then the agent must speak, or Ready come back.
+            let came_back = signs.ready && self.incident.lost_ready.is_some();
+            let unheard = self.resumed && signs.agent_unheard && !came_back;
+            if !signs.can_tell || unheard {
                 self.well_since = None;
                 return Step::Nothing;
             }
@@ -81,7 +92,8 @@ impl Open {
             if now.boot.saturating_sub(since.boot) < timings.settle {
                 return Step::Nothing;
             }
-            self.incident.ended = Some(since.wall);
+            // A wall clock that was stepped back may not end it before it was opened.
+            self.incident.ended = Some(since.wall.max(self.incident.opened));
             return Step::Ended;
         }
         self.well_since = None;
@@ -98,12 +110,19 @@ impl Open {
         };
         let (old, new) = (Substance::of(recorded), Substance::of(&verdict));
         if old == new {
-            self.weaker_since = None;
+            self.other_since = None;
             return step;
         }
-        // Weaker because something new came is news at once; weaker because evidence ended may be recovery.
-        if explains(recorded) && !explains(&verdict) && self.began(signs).next().is_none() {
-            let since = *self.weaker_since.get_or_insert(now.boot);
+        // Weaker because something new came is news at once; weaker because evidence ended may be recovery; weaker
+        // because we can't see, or do not remember, takes nothing back.
+        let news = self.began(signs).next().is_some() && !signs.agent_unheard;
+        let weaker = explains(recorded) && !explains(&verdict) && !news;
+        if weaker && signs.deaf {
+            self.other_since = None;
+            return step;
+        }
+        if weaker || self.incident.revisions.len() >= OFTEN {
+            let since = *self.other_since.get_or_insert(now.boot);
             if now.boot.saturating_sub(since) < timings.fade {
                 return step;
             }
@@ -119,7 +138,7 @@ impl Open {
         let revision = self.incident.revisions.last().map_or(1, |last| last.revision.saturating_add(1));
         self.incident.revisions.push(Revision { revision, at, changed_by, verdict });
         self.seen = Some(names(signs));
-        self.weaker_since = None;
+        self.other_since = None;
     }
 
     /// Which signs came since the newest revision.
@@ -181,12 +200,12 @@ mod tests {
             began: "finding runtime_hung began".to_owned(),
             over: "finding runtime_hung ended".to_owned(),
         };
-        Signs { bad: vec![sign], lost_ready: None, can_tell: true }
+        Signs { bad: vec![sign], ..well() }
     }
 
     fn not_ready() -> Signs {
         let sign = Sign { at: at(220), began: "Ready became False".to_owned(), over: "x".to_owned() };
-        Signs { bad: vec![sign], lost_ready: Some(at(220)), can_tell: true }
+        Signs { bad: vec![sign], lost_ready: Some(at(220)), ..well() }
     }
 
     fn well() -> Signs {
@@ -277,6 +296,71 @@ mod tests {
         assert_eq!(open.look(&well(), stamp(320), &timings, never), Step::Ended);
         assert_eq!(open.incident.ended, Some(at(310)));
         assert_eq!(open.incident.verdict(), Some(&explained()));
+    }
+
+    #[test]
+    fn what_we_cannot_see_or_do_not_remember_takes_no_verdict_back() {
+        let timings = Timings::default();
+        let weaker = || Some(verdict("n", Conclusion::NoCauseFound, Some(ConditionStatus::False)));
+        // The agent was killed with its node: its silence is no evidence, however long.
+        let mut open = opened();
+        let deaf = Signs { deaf: true, ..hung() };
+        for second in [200, 300, 3000] {
+            assert_eq!(open.look(&deaf, stamp(second), &timings, weaker), Step::Nothing);
+        }
+        assert_eq!(
+            open.look(&hung(), stamp(3010), &timings, weaker),
+            Step::Nothing,
+            "seen again: the wait begins"
+        );
+        assert_eq!(open.look(&hung(), stamp(3070), &timings, weaker), Step::Revised);
+        // We were started anew and the agent is silent: though Ready flips, its evidence stands in the record.
+        let mut open = Open::resumed(opened().incident);
+        open.look(&Signs { deaf: true, agent_unheard: true, ..hung() }, stamp(200), &timings, weaker);
+        let lost = Signs { deaf: true, agent_unheard: true, ..not_ready() };
+        assert_eq!(
+            open.look(&lost, stamp(300), &timings, weaker),
+            Step::Revised,
+            "Ready was lost: that is kept"
+        );
+        assert_eq!((open.incident.lost_ready, open.incident.verdict()), (Some(at(220)), Some(&explained())));
+    }
+
+    #[test]
+    fn a_resumed_incident_ends_by_its_agents_word_or_when_ready_comes_back() {
+        let timings = Timings::default();
+        let unheard = Signs { deaf: true, agent_unheard: true, ready: true, ..well() };
+        let mut open = Open::resumed(opened().incident);
+        for second in [200, 300, 3000] {
+            assert_eq!(open.look(&unheard, stamp(second), &timings, || None), Step::Nothing);
+        }
+        assert_eq!(open.look(&well(), stamp(3001), &timings, || None), Step::Nothing);
+        assert_eq!(open.look(&well(), stamp(3011), &timings, || None), Step::Ended);
+        let mut incident = opened().incident;
+        incident.lost_ready = Some(at(150));
+        let mut open = Open::resumed(incident);
+        open.look(&unheard, stamp(200), &timings, || None);
+        assert_eq!(open.look(&unheard, stamp(210), &timings, || None), Step::Ended);
+    }
+
+    #[test]
+    fn a_verdict_that_flaps_all_night_stays_within_bounds() {
+        let mut open = opened();
+        for second in 101..30_000 {
+            let mut other = explained();
+            if second % 2 == 0 {
+                other.roots[0].cause = "containerd_dead".to_owned();
+            }
+            open.look(&hung(), stamp(second), &Timings::default(), || Some(other));
+        }
+        assert_eq!(open.incident.revisions.len(), OFTEN);
+        let lasting = || {
+            let mut lasting = explained();
+            lasting.roots[0].cause = "kubelet_down".to_owned();
+            Some(lasting)
+        };
+        open.look(&hung(), stamp(30_000), &Timings::default(), lasting);
+        assert_eq!(open.look(&hung(), stamp(30_060), &Timings::default(), lasting), Step::Revised);
     }
 
     #[test]

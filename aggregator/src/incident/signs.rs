@@ -29,12 +29,30 @@ pub(crate) struct Signs {
     pub(crate) lost_ready: Option<Timestamp>,
     /// Whether "nothing is wrong" may be believed. Our own deafness is no recovery.
     pub(crate) can_tell: bool,
+    /// Ready is True, by the API server's word of now.
+    pub(crate) ready: bool,
+    /// The agent that is followed, or the API server that is watched, can't be asked now.
+    pub(crate) deaf: bool,
+    /// The agent that is followed said nothing since we were started: its evidence of before is lost to us.
+    pub(crate) agent_unheard: bool,
 }
 
 /// Looks at a node.
 pub(crate) fn signs(known: &Known, node: &str, now: Timestamp, timings: &Timings) -> Signs {
-    let mut signs = Signs { can_tell: can_tell(known, node, now), ..Signs::default() };
-    if let Some(agent) = known.agents.get(node) {
+    let agent = known.agents.get(node);
+    let silent = agent.is_some_and(|agent| agent.why_silent().is_some());
+    let mut signs = Signs {
+        can_tell: can_tell(known, node, now),
+        deaf: silent || known.cluster.is_deaf(now),
+        agent_unheard: agent.is_some_and(|agent| agent.heard.is_none()),
+        ..Signs::default()
+    };
+    if silent && known.cluster.is_deleted(node, now) {
+        // Its last words are of a node that is no more.
+        signs.can_tell = true;
+        return signs;
+    }
+    if let Some(agent) = agent {
         let from = crate::before(now, timings.window);
         let findings = agent.findings_within(from, now);
         for finding in findings.known().into_iter().flatten() {
@@ -49,7 +67,7 @@ pub(crate) fn signs(known: &Known, node: &str, now: Timestamp, timings: &Timings
         for event in agent.events() {
             let EventBody::OomKill(kill) = &event.body else { continue };
             let of_the_system = matches!(kill.role, Role::Kubelet | Role::Runtime | Role::Cni);
-            if of_the_system && now.duration_since(event.at) <= OOM_KILL_COUNTS {
+            if of_the_system && now.duration_since(event.at).abs() <= OOM_KILL_COUNTS {
                 signs.bad.push(Sign {
                     at: event.at,
                     began: format!("the kernel killed {} for want of memory", kill.name),
@@ -74,10 +92,11 @@ pub(crate) fn signs(known: &Known, node: &str, now: Timestamp, timings: &Timings
             });
         }
         Some(_) => {
+            signs.ready = true;
             let stale = SignedDuration::try_from(timings.lease_stale).unwrap_or(SignedDuration::MAX);
-            if let Some(lease) = known.cluster.stale_lease(node, stale, now) {
+            if let Some(renewed) = known.cluster.stale_lease(node, stale, now) {
                 signs.bad.push(Sign {
-                    at: lease.renew_time,
+                    at: renewed,
                     began: "the Lease went stale while Ready is True".to_owned(),
                     over: "the Lease is renewed again".to_owned(),
                 });

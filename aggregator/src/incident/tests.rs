@@ -132,6 +132,71 @@ async fn a_deleted_node_ends_its_incident_and_a_deaf_watch_does_not() {
 }
 
 #[tokio::test]
+async fn a_deleted_node_ends_its_incident_though_its_agent_died_with_it() {
+    let (judge, mover) = judge().await;
+    let now = judge.clock.now();
+    let mut agent = answering();
+    agent.hear(now);
+    agent.take_findings(vec![Finding { began: now, noticed: now, ..finding("runtime_hung", 0) }], now, now);
+    judge.shared.lock().agents.insert("n".to_owned(), agent);
+    watched(&judge, |watched| {
+        watched.list_nodes(vec![node_object("n", "u", "True")], now);
+    });
+    judge.judge("n");
+    assert!(judge.open_incident("n").is_some());
+    judge.shared.lock().agents.get_mut("n").unwrap().lose(now, "connection refused".to_owned());
+    let look = || {
+        for _ in 0..3 {
+            mover.skip(Duration::from_secs(11));
+            judge.judge("n");
+        }
+    };
+    look();
+    assert!(judge.open_incident("n").is_some(), "its last words count");
+    watched(&judge, |watched| {
+        watched.list_nodes(Vec::new(), judge.clock.now());
+    });
+    look();
+    assert_eq!(judge.open_incident("n"), None);
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_under_another_uid_has_incidents_of_its_own() {
+    let (judge, mover) = judge().await;
+    let is = |uid: &'static str| {
+        watched(&judge, |watched| {
+            watched.list_nodes(vec![node_object("n", uid, "Unknown")], judge.clock.now());
+        });
+        judge.judge("n");
+        judge.open_incident("n").unwrap()
+    };
+    let first = is("u1");
+    assert_eq!(is("u1"), first);
+    mover.skip(Duration::from_secs(5));
+    let second = is("u2");
+    assert_ne!(second, first);
+    assert!(judge.ledger.get(&first).await.unwrap().unwrap().ended.is_some());
+    assert_eq!(judge.ledger.open().len(), 1);
+}
+
+#[tokio::test]
+async fn of_two_open_incidents_of_a_node_the_older_one_is_ended() {
+    let ledger = Arc::new(Ledger::start(opener(None)).await.unwrap());
+    ledger.put(crate::testing::incident("a", "n", 100, 1));
+    ledger.put(crate::testing::incident("b", "n", 200, 1));
+    let judge = Judge::new(
+        Arc::new(Shared::default()),
+        ledger,
+        Arc::new(Metrics::new().unwrap()),
+        Clock::system(),
+        Timings::default(),
+        Diagnosis { explain, causes: Vec::new },
+    );
+    assert_eq!(judge.open_incident("n").as_deref(), Some("b"));
+    assert_eq!(judge.ledger.get("a").await.unwrap().unwrap().ended, Some(crate::testing::at(200)));
+}
+
+#[tokio::test]
 async fn a_stale_lease_opens_while_ready_is_true() {
     let (judge, mover) = judge().await;
     watched(&judge, |watched| {
@@ -146,7 +211,7 @@ async fn a_stale_lease_opens_while_ready_is_true() {
     mover.skip(Duration::from_secs(2));
     judge.judge("n");
     let id = judge.open_incident("n").unwrap();
-    let incident = judge.ledger.get(&id).await.unwrap();
+    let incident = judge.ledger.get(&id).await.unwrap().unwrap();
     assert_eq!(incident.revisions[0].changed_by, "the Lease went stale while Ready is True");
     assert_eq!(incident.lost_ready, None);
 }
@@ -157,6 +222,7 @@ enum Heard {
     Hung,
     Absent,
     Kill,
+    PodKill,
     NotReady,
     Lease,
 }
@@ -166,9 +232,9 @@ proptest! {
     // Whatever the order, however often, with or without a look in between: the verdict is the same.
     #[test]
     fn the_order_of_wakes_never_changes_the_verdict(
-        order in Just(vec![Heard::Hung, Heard::Absent, Heard::Kill, Heard::NotReady, Heard::Lease]).prop_shuffle(),
-        again in proptest::collection::vec(0_usize..5, 0..5),
-        looks in proptest::collection::vec(any::<bool>(), 10),
+        order in Just(vec![Heard::Hung, Heard::Absent, Heard::Kill, Heard::PodKill, Heard::NotReady, Heard::Lease]).prop_shuffle(),
+        again in proptest::collection::vec(0_usize..6, 0..5),
+        looks in proptest::collection::vec(any::<bool>(), 11),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (judge, _mover) = runtime.block_on(judge());
@@ -191,6 +257,7 @@ proptest! {
                 Heard::Hung => tell(1, 30, began("runtime_hung", 30)),
                 Heard::Absent => tell(2, 20, began("kubelet_absent", 20)),
                 Heard::Kill => tell(3, 40, kill(Role::Runtime)),
+                Heard::PodKill => tell(4, 25, kill(Role::Pod)),
                 Heard::NotReady => watched(&judge, |watched| {
                     watched.apply_node(node_object("n", "u", "False"), judge.clock.now());
                 }),
@@ -204,12 +271,12 @@ proptest! {
         }
         judge.judge("n");
         let id = judge.open_incident("n").unwrap();
-        let incident = runtime.block_on(judge.ledger.get(&id)).unwrap();
+        let incident = runtime.block_on(judge.ledger.get(&id)).unwrap().unwrap();
         let verdict = incident.verdict().unwrap();
         let roots: Vec<&str> = verdict.roots.iter().map(|root| root.cause.as_str()).collect();
         prop_assert_eq!(roots, ["runtime_hung", "kubelet_absent"]);
         prop_assert_eq!(verdict.ready, Some(nodewhy_proto::ConditionStatus::False));
         let why = judge.why("n").unwrap().unwrap();
-        prop_assert_eq!(why.blind, ["boot/3", "boot/1", "boot/2"]);
+        prop_assert_eq!(why.blind, ["boot/3", "boot/4"]);
     }
 }

@@ -1,7 +1,7 @@
 //! What each path answers.
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -118,8 +118,9 @@ pub(crate) async fn nodes(State(served): State<Served>) -> Json<Vec<NodeSummary>
 
 pub(crate) async fn node(
     State(served): State<Served>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<NodeSummary>, Refusal> {
+    let name = segment(name)?;
     let now = served.judge.clock.now();
     let mut found = {
         let known = served.judge.shared.lock();
@@ -132,7 +133,11 @@ pub(crate) async fn node(
     Ok(Json(found))
 }
 
-pub(crate) async fn why(State(served): State<Served>, Path(name): Path<String>) -> Result<Response, Refusal> {
+pub(crate) async fn why(
+    State(served): State<Served>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, Refusal> {
+    let name = segment(name)?;
     match served.judge.why(&name) {
         None => Err(unknown_node(&name)),
         Some(Ok(verdict)) => Ok(Json(verdict).into_response()),
@@ -155,12 +160,20 @@ pub(crate) async fn incidents(
 
 pub(crate) async fn incident(
     State(served): State<Served>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
+    let id = segment(id)?;
     match served.judge.ledger.get(&id).await {
-        Some(incident) => Ok(Json(incident).into_response()),
-        None => Err(refuse(StatusCode::NOT_FOUND, format!("no incident {id}; see /api/v1/incidents"))),
+        Ok(Some(incident)) => Ok(Json(incident).into_response()),
+        Ok(None) => Err(refuse(StatusCode::NOT_FOUND, format!("no incident {id}; see /api/v1/incidents"))),
+        // What can't be looked up is not absent.
+        Err(why) => Err(refuse(StatusCode::SERVICE_UNAVAILABLE, format!("the incident {id}: {why}"))),
     }
+}
+
+/// What stands in the path, where it is text.
+fn segment(path: Result<Path<String>, PathRejection>) -> Result<String, Refusal> {
+    path.map(|Path(text)| text).map_err(|error| refuse(StatusCode::BAD_REQUEST, error.body_text()))
 }
 
 /// A cause of the catalogue, as it is told.

@@ -21,21 +21,28 @@ const IN_MEMORY: u32 = 1000;
 const MAX_WAITING: usize = 10_000;
 /// How often a broken store is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// How long a store may take to answer. One on a hung disk may take for ever, and may hold up nothing else.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Opens the store; called again as long as it fails.
 pub(crate) type Opener = Box<dyn Fn() -> Result<Box<dyn Store>, StoreError> + Send>;
 
 enum Job {
     Put(Box<Incident>),
-    Get(String, oneshot::Sender<Option<Incident>>),
+    Get(String, oneshot::Sender<Found>),
     Flush(oneshot::Sender<()>),
 }
+
+/// An incident, if the store has it; or why that can't be said.
+type Found = Result<Option<Incident>, String>;
 
 /// The incidents.
 pub(crate) struct Ledger {
     recent: Mutex<BTreeMap<String, Incident>>,
     jobs: Sender<Job>,
     health: Arc<Mutex<Option<String>>>,
+    /// How long the store may take to answer.
+    patience: Duration,
 }
 
 /// The store that the settings name.
@@ -55,14 +62,30 @@ impl Ledger {
     /// # Errors
     /// No thread can be started.
     pub(crate) async fn start(opener: Opener) -> std::io::Result<Ledger> {
+        Ledger::start_within(opener, PATIENCE).await
+    }
+
+    async fn start_within(opener: Opener, patience: Duration) -> std::io::Result<Ledger> {
         let (jobs, todo) = channel();
         let (loaded, load) = oneshot::channel();
         let health = Arc::new(Mutex::new(None));
         let writer = Writer { opener, store: None, waiting: BTreeMap::new(), health: health.clone() };
         std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(&todo, loaded))?;
-        let found = load.await.unwrap_or_default();
-        let recent = found.into_iter().map(|incident| (incident.id.clone(), incident)).collect();
-        Ok(Ledger { recent: Mutex::new(recent), jobs, health })
+        let found = tokio::time::timeout(patience, load).await;
+        let ledger = Ledger { recent: Mutex::default(), jobs, health, patience };
+        match found {
+            Ok(found) => {
+                let found = found.unwrap_or_default();
+                let recent = found.into_iter().map(|incident| (incident.id.clone(), incident)).collect();
+                Ok(Ledger { recent: Mutex::new(recent), ..ledger })
+            }
+            Err(_) => {
+                let why = hung("opened", patience);
+                tracing::error!(why, "incidents are kept in memory; those of an earlier run are not known");
+                ledger.set_health(why);
+                Ok(ledger)
+            }
+        }
     }
 
     /// Records an incident as it is now.
@@ -118,15 +141,20 @@ impl Ledger {
         open
     }
 
-    /// One incident with all its revisions.
-    pub(crate) async fn get(&self, id: &str) -> Option<Incident> {
+    /// One incident with all its revisions; `None` where the store has no such one.
+    ///
+    /// # Errors
+    /// The store can't be asked, in words.
+    pub(crate) async fn get(&self, id: &str) -> Found {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
         if recent.is_some() {
-            return recent;
+            return Ok(recent);
         }
+        let ended = || "the store's thread has ended".to_owned();
         let (answer, answered) = oneshot::channel();
-        self.jobs.send(Job::Get(id.to_owned(), answer)).ok()?;
-        answered.await.ok().flatten()
+        self.jobs.send(Job::Get(id.to_owned(), answer)).map_err(|_| ended())?;
+        let answered = tokio::time::timeout(self.patience, answered).await;
+        answered.map_err(|_| hung("read", self.patience))?.map_err(|_| ended())?
     }
 
     /// Why incidents do not reach the store; `None` when they do.
@@ -137,14 +165,23 @@ impl Ledger {
     /// Waits until all that was put was written, or could not be.
     pub(crate) async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
-        if self.jobs.send(Job::Flush(done)).is_ok() && flushed.await.is_err() {
+        if self.jobs.send(Job::Flush(done)).is_err() {
             tracing::error!("the store's thread ended before all was written");
+        } else if tokio::time::timeout(self.patience, flushed).await.is_err() {
+            tracing::error!(why = hung("written", self.patience), "what was not written yet is lost");
         }
     }
 
     fn set_health(&self, why: String) {
         *self.health.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
     }
+}
+
+fn hung(what: &str, patience: Duration) -> String {
+    format!(
+        "the store could not be {what} within {} s: is its disk or its file server hung?",
+        patience.as_secs_f64()
+    )
 }
 
 /// The thread that owns the store.
@@ -160,7 +197,9 @@ impl Writer {
     fn run(mut self, todo: &Receiver<Job>, loaded: oneshot::Sender<Vec<Incident>>) {
         let found = self.load();
         if loaded.send(found).is_err() {
-            return;
+            tracing::warn!(
+                "the store took long to open; incidents of an earlier run are taken up at the next start"
+            );
         }
         loop {
             match todo.recv_timeout(TRY_AGAIN) {
@@ -209,14 +248,8 @@ impl Writer {
         }
     }
 
-    fn get(&mut self, id: &str) -> Option<Incident> {
-        match self.open().and_then(|store| store.get(id)) {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::error!(id, %error, "the store could not be read");
-                None
-            }
-        }
+    fn get(&mut self, id: &str) -> Found {
+        self.open().and_then(|store| store.get(id)).map_err(|error| error.to_string())
     }
 
     fn write(&mut self) {
@@ -266,8 +299,9 @@ mod tests {
         ledger.put(incident("a", "n", 100, 2));
         ledger.flush().await;
         let trouble = ledger.trouble().expect("told");
-        assert!(trouble.contains("store.sqlite"), "{trouble}");
-        assert_eq!(ledger.get("a").await.map(|i| i.revisions.len()), Some(2));
+        assert!(trouble.contains("store.sqlite") && trouble.contains("name another"), "{trouble}");
+        assert!(ledger.get("of an earlier run").await.is_err(), "what can't be looked up is not absent");
+        assert_eq!(ledger.get("a").await.unwrap().map(|i| i.revisions.len()), Some(2));
         std::fs::remove_file(&path).unwrap();
         ledger.flush().await;
         assert_eq!(ledger.trouble(), None);
@@ -331,6 +365,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_store_that_hangs_holds_up_nothing_else() {
+        let (release, held) = channel::<()>();
+        let held = Mutex::new(held);
+        let opener: Opener = Box::new(move || {
+            assert!(held.lock().unwrap().recv().is_ok());
+            Ok(Box::new(Sqlite::open(None)?))
+        });
+        let ledger = Ledger::start_within(opener, Duration::from_millis(50)).await.unwrap();
+        assert!(ledger.trouble().is_some_and(|why| why.contains("hung?")), "{:?}", ledger.trouble());
+        ledger.put(incident("a", "n", 100, 1));
+        assert!(ledger.get("b").await.is_err() && ledger.get("a").await.unwrap().is_some());
+        ledger.flush().await;
+        release.send(()).unwrap();
+        let works = async || {
+            while ledger.trouble().is_some() {
+                ledger.flush().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), works()).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn lists_are_newest_first_with_the_newest_revision_alone() {
         let ledger = Ledger::start(opener(None)).await.unwrap();
         for (id, node, opened) in [("a", "n", 100), ("b", "m", 300), ("c", "n", 200)] {
@@ -353,6 +409,6 @@ mod tests {
         }
         assert_eq!(ledger.list(None).len(), usize::try_from(IN_MEMORY).unwrap());
         assert!(!ledger.has("i0"));
-        assert_eq!(ledger.get("i0").await.map(|incident| incident.id).as_deref(), Some("i0"));
+        assert_eq!(ledger.get("i0").await.unwrap().map(|incident| incident.id).as_deref(), Some("i0"));
     }
 }

@@ -69,7 +69,14 @@ impl Sqlite {
         connection.pragma_update(None, "foreign_keys", "ON")?;
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         match transaction.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? {
-            0 => transaction.execute_batch(CREATE)?,
+            0 => {
+                let tables = transaction
+                    .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?;
+                if tables > 0 {
+                    return Err(StoreError::Foreign);
+                }
+                transaction.execute_batch(CREATE)?;
+            }
             SCHEMA => {}
             found => return Err(StoreError::Schema { found, known: SCHEMA }),
         }
@@ -147,13 +154,17 @@ impl Store for Sqlite {
             incident.lost_ready.map(|at| at.to_string()),
             incident.ended.map(|at| at.to_string()),
         ])?;
-        for revision in &incident.revisions {
+        let written: Option<u32> = transaction
+            .prepare_cached("SELECT max(revision) FROM revision WHERE incident = ?1")?
+            .query_row([&incident.id], |row| row.get(0))?;
+        // What was once said stays as it was said.
+        for revision in incident.revisions.iter().filter(|one| written.is_none_or(|last| one.revision > last))
+        {
             let verdict =
                 serde_json::to_string(&revision.verdict).map_err(|error| damaged(&incident.id, &error))?;
-            // What was once said stays as it was said.
             transaction
                 .prepare_cached(
-                    "INSERT OR IGNORE INTO revision (incident, revision, at, changed_by, verdict) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    "INSERT INTO revision (incident, revision, at, changed_by, verdict) VALUES (?1, ?2, ?3, ?4, ?5)",
                 )?
                 .execute(params![incident.id, revision.revision, revision.at.to_string(), revision.changed_by, verdict])?;
         }
@@ -249,6 +260,9 @@ mod tests {
         Connection::open(&newer).unwrap().pragma_update(None, "user_version", 7).unwrap();
         let error = Sqlite::open(Some(&newer)).err().unwrap();
         assert!(matches!(error, StoreError::Schema { found: 7, known: 1 }), "{error}");
+        let foreign = folder.path().join("foreign.sqlite");
+        Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE precious (x)").unwrap();
+        assert!(matches!(Sqlite::open(Some(&foreign)), Err(StoreError::Foreign)));
         let garbage = folder.path().join("garbage.sqlite");
         std::fs::write(&garbage, "not a store ".repeat(1000)).unwrap();
         assert!(matches!(Sqlite::open(Some(&garbage)), Err(StoreError::Sqlite(_))));

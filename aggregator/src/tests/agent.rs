@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, State};
+use axum::extract::{Query, RawQuery, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use nodewhy_clock::Clock;
@@ -33,6 +34,10 @@ pub(super) struct Script {
     pub(super) generation: u64,
     /// The `after` of each stream that was opened.
     pub(super) opened_after: Vec<Option<usize>>,
+    /// A cursor is answered with 400, as by an agent of another version.
+    pub(super) refuses_cursors: bool,
+    /// How often the whole state with its readings was asked for.
+    pub(super) readings_asked: u32,
 }
 
 #[derive(Clone)]
@@ -132,10 +137,11 @@ async fn node(State(shared): State<Shared>) -> Response {
     .into_response()
 }
 
-async fn state(State(shared): State<Shared>) -> Response {
+async fn state(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Response {
     shared.hang_if_told().await;
     let now = shared.2.now();
-    let script = shared.0.lock().unwrap();
+    let mut script = shared.0.lock().unwrap();
+    script.readings_asked += u32::from(query.as_deref() != Some("readings=false"));
     if let Some(garbage) = &script.garbage {
         return garbage.clone().into_response();
     }
@@ -153,10 +159,13 @@ struct After {
     after: Option<usize>,
 }
 
-async fn events(State(shared): State<Shared>, Query(after): Query<After>) -> Body {
+async fn events(State(shared): State<Shared>, Query(after): Query<After>) -> Response {
     shared.hang_if_told().await;
     let generation = {
         let mut script = shared.0.lock().unwrap();
+        if script.refuses_cursors && after.after.is_some() {
+            return StatusCode::BAD_REQUEST.into_response();
+        }
         script.opened_after.push(after.after);
         script.generation
     };
@@ -183,4 +192,5 @@ async fn events(State(shared): State<Shared>, Query(after): Query<After>) -> Bod
             }
         },
     ))
+    .into_response()
 }

@@ -25,13 +25,15 @@ const GONE: &str = include_str!("../../fixtures/api-watch-410.txt");
 pub(super) struct Script {
     objects: BTreeMap<(String, String), Value>,
     log: Vec<(u64, String, String)>,
-    version: u64,
+    pub(super) version: u64,
     /// Watches from before this version get a 410.
     pub(super) oldest: u64,
     /// No request is answered.
     pub(super) hangs: bool,
     /// Every request is answered with 500.
     pub(super) fails: bool,
+    /// Watches from before this version are refused with 400: as if another cluster were at this address.
+    pub(super) refused_before: u64,
     /// Streams of an older generation end.
     pub(super) generation: u64,
     /// How often each path was listed.
@@ -149,6 +151,9 @@ async fn answer(
     let from: u64 = query["resourceVersion"].parse().unwrap();
     if from < script.oldest {
         return format!("{}\n", GONE.lines().last().unwrap()).into_response();
+    }
+    if from < script.refused_before {
+        return (StatusCode::BAD_REQUEST, "no such version").into_response();
     }
     let generation = script.generation;
     drop(script);

@@ -53,8 +53,25 @@ enum WatchError {
     Request(&'static str, String),
 }
 
+impl WatchError {
+    /// Whether the server itself refused. Then our version may be of another etcd (a restored one, or a new cluster
+    /// at the old address), and going on from it would be refused for ever. "Too many requests" says nothing of it.
+    fn is_refusal(&self) -> bool {
+        let WatchError::Api { source, .. } = self else { return false };
+        matches!(&**source, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
+    }
+}
+
 /// An error with what lies under it: kube's outermost words are often only "client error".
 fn chain(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        let advice = match status.code {
+            401 => ". Are the kubeconfig's credentials still good?",
+            403 => ". The right to get, list and watch this is all that nodewhy needs",
+            _ => "",
+        };
+        return format!("the API server answers {}: {}{advice}", status.code, status.message);
+    }
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
@@ -109,6 +126,9 @@ impl Follower<'_> {
                 Err(error) => {
                     self.metrics.reconnects.with_label_values(&[kind.name]).inc();
                     self.broken(kind, &error);
+                    if error.is_refusal() {
+                        version = None;
+                    }
                 }
             }
             self.clock.sleep(pauses.next()).await;
@@ -126,11 +146,17 @@ impl Follower<'_> {
     }
 
     fn change<K>(&self, kind: &Kind<K>, change: impl FnOnce(&mut Watched, Timestamp) -> Vec<String>) {
-        let now = self.clock.now();
+        let stamp = self.clock.stamp();
+        let now = stamp.wall;
         let mut touched = Vec::new();
         if let Some(watched) = self.shared.lock().cluster.watched_mut() {
+            watched.follow_clock(stamp);
             touched = change(watched, now);
-            (kind.channel)(watched).hear(now);
+            let channel = (kind.channel)(watched);
+            if channel.broken.is_some() {
+                tracing::info!(watch = kind.name, "the API server is read again");
+            }
+            channel.hear(now);
         }
         self.shared.wake(touched);
     }
@@ -255,5 +281,22 @@ fn is_malformed(error: &kube::Error) -> bool {
 fn advance(version: &mut String, newer: Option<String>) {
     if let Some(newer) = newer.filter(|newer| !newer.is_empty()) {
         *version = newer;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_is_needed() {
+        let status = Status { code: 403, message: "nodes is forbidden".to_owned(), ..Status::default() };
+        assert_eq!(
+            chain(&kube::Error::Api(Box::new(status))),
+            "the API server answers 403: nodes is forbidden. The right to get, list and watch this is all that \
+             nodewhy needs"
+        );
     }
 }

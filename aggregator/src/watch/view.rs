@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
+use nodewhy_clock::Stamp;
 use nodewhy_diagnosis::{ClusterCase, Peer, Source};
 use nodewhy_proto::{Condition, Fact, FactBody, Lease};
 
@@ -16,8 +17,13 @@ const MAX_CHANGES: usize = 20;
 const MAX_CONDITIONS: usize = 40;
 /// How many Events of a node are kept, the newest.
 const MAX_EVENTS: usize = 50;
+/// How many names of nodes that the API server does not have may be remembered: deleted ones, and ones of which only
+/// an Event speaks. Autoscalers never use a name twice.
+const MAX_GONE: usize = 1000;
 /// An Event that a list brings and that last happened longer before we began to listen is history.
 const EVENT_SLACK: SignedDuration = SignedDuration::from_secs(60);
+/// A wall clock that moves by more than this against the time since boot was stepped, not slewed.
+const STEP: SignedDuration = SignedDuration::from_secs(1);
 /// A Lease is called stale only if the watch proved itself alive so long after the last renewal.
 const LEASE_PROOF: SignedDuration = SignedDuration::from_secs(30);
 
@@ -49,6 +55,8 @@ pub(crate) struct Watched {
     pub(crate) leases_channel: Channel,
     pub(crate) events_channel: Channel,
     old_after: SignedDuration,
+    /// When the server last said anything, on both clocks.
+    clock: Option<Stamp>,
     nodes: BTreeMap<String, NodeFacts>,
     /// Leases and Events come on streams of their own, perhaps before their Node.
     leases: BTreeMap<String, Fact>,
@@ -139,23 +147,38 @@ impl ClusterView {
 
     /// The Lease as last heard, from a view that can be believed.
     pub(crate) fn lease(&self, node: &str, now: Timestamp) -> Option<&Lease> {
-        let watched = self.watched()?;
-        if watched.leases_channel.why_not("leases", watched.old_after, now).is_some() {
-            return None;
-        }
-        match &watched.leases.get(node)?.body {
+        match &self.lease_fact(node, now)?.body {
             FactBody::Lease(lease) => Some(lease),
             _ => None,
         }
     }
 
-    /// The Lease, if it has not been renewed for `after`, and that is not our own deafness.
-    pub(crate) fn stale_lease(&self, node: &str, after: SignedDuration, now: Timestamp) -> Option<&Lease> {
-        let lease = self.lease(node, now)?;
+    fn lease_fact(&self, node: &str, now: Timestamp) -> Option<&Fact> {
+        let watched = self.watched()?;
+        if watched.leases_channel.why_not("leases", watched.old_after, now).is_some() {
+            return None;
+        }
+        watched.leases.get(node)
+    }
+
+    /// When the Lease was last renewed, if that is longer ago than `after`, and that is not our own deafness.
+    ///
+    /// As the controller does, we count from when we saw it move: `renewTime` is of the node's clock, which may be
+    /// wrong by minutes while the Lease is renewed each 10 s.
+    pub(crate) fn stale_lease(&self, node: &str, after: SignedDuration, now: Timestamp) -> Option<Timestamp> {
+        let moved = self.lease_fact(node, now)?.observed;
         let heard = self.watched()?.leases_channel.heard?;
-        let stale = now.duration_since(lease.renew_time) > after;
-        let proven = heard.duration_since(lease.renew_time) >= LEASE_PROOF;
-        (stale && proven).then_some(lease)
+        let stale = now.duration_since(moved) > after;
+        let proven = heard.duration_since(moved) >= LEASE_PROOF;
+        (stale && proven).then_some(moved)
+    }
+
+    /// Whether the API server had this node, and says now that it is gone.
+    pub(crate) fn is_deleted(&self, node: &str, now: Timestamp) -> bool {
+        self.watched().is_some_and(|watched| {
+            watched.why_old(now).is_none()
+                && watched.nodes.get(node).is_some_and(|facts| facts.deleted.is_some())
+        })
     }
 
     /// Whether a cluster is watched and says nothing about now.
@@ -200,6 +223,22 @@ impl Watched {
     /// Nothing was heard yet. A broken view older than `old_after` says nothing about now.
     pub(crate) fn new(old_after: SignedDuration) -> Watched {
         Watched { old_after, ..Watched::default() }
+    }
+
+    /// Our wall clock may have been stepped since the server last spoke. What ages is moved along: a step of a minute
+    /// may not make every Lease a minute older.
+    pub(crate) fn follow_clock(&mut self, now: Stamp) {
+        let Some(before) = self.clock.replace(now) else { return };
+        let Ok(passed) = SignedDuration::try_from(now.boot.saturating_sub(before.boot)) else { return };
+        let step = now.wall.duration_since(before.wall) - passed;
+        if step.abs() < STEP {
+            return;
+        }
+        let channels = [&mut self.nodes_channel, &mut self.leases_channel, &mut self.events_channel];
+        let heard = channels.into_iter().filter_map(|channel| channel.heard.as_mut());
+        for at in heard.chain(self.leases.values_mut().map(|fact| &mut fact.observed)) {
+            *at = at.checked_add(step).unwrap_or(*at);
+        }
     }
 
     fn why_old(&self, now: Timestamp) -> Option<String> {
@@ -295,12 +334,11 @@ impl Watched {
         };
         known.deleted =
             Some(Fact { observed: now, source: format!("Node {name}"), body: FactBody::NodeDeleted });
-        // Deleted ones are remembered for a while, but not without end: autoscalers never use a name twice.
         let deleted =
             |(name, known): (&String, &NodeFacts)| Some((known.deleted.as_ref()?.observed, name.clone()));
         let mut gone: Vec<(Timestamp, String)> = self.nodes.iter().filter_map(deleted).collect();
         gone.sort();
-        let surplus = gone.len().saturating_sub(1000);
+        let surplus = gone.len().saturating_sub(MAX_GONE);
         for (_, name) in gone.into_iter().take(surplus) {
             self.nodes.remove(&name);
             self.events.remove(&name);
@@ -342,6 +380,10 @@ impl Watched {
     pub(crate) fn apply_event(&mut self, event: EventObject, now: Timestamp) -> Option<String> {
         let node = event.node()?.to_owned();
         let fact = event.fact(now)?;
+        let strangers = self.events.len() >= self.nodes.len() + MAX_GONE;
+        if strangers && !self.events.contains_key(&node) && !self.nodes.contains_key(&node) {
+            self.events.retain(|name, _| self.nodes.contains_key(name));
+        }
         let known = self.events.entry(node.clone()).or_default();
         if known.iter().any(|old| old.source == fact.source && old.body == fact.body) {
             return None;
@@ -437,6 +479,22 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_of_a_node_whose_clock_is_wrong_is_not_stale_while_it_moves() {
+        let stale = SignedDuration::from_secs(40);
+        for wrong in [-600, 600] {
+            let mut watched = view();
+            for second in [10, 20, 30] {
+                watched.apply_lease(lease_object("a", at(second + wrong)), at(second));
+                watched.leases_channel.hear(at(second));
+            }
+            watched.leases_channel.hear(at(75));
+            let cluster = cluster(watched);
+            assert_eq!(cluster.stale_lease("a", stale, at(35)), None, "{wrong}");
+            assert_eq!(cluster.stale_lease("a", stale, at(75)), Some(at(30)), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_new_list_without_a_node_is_its_deletion_and_a_new_uid_another_node() {
         let mut watched = view();
         assert_eq!(watched.list_nodes(vec![node_object("a", "u1", "True")], at(10)), ["b"]);
@@ -459,6 +517,38 @@ mod tests {
         }
         assert!(watched.facts("a", at(300)).unwrap().len() <= MAX_CHANGES + MAX_EVENTS + 2);
         assert_eq!(watched.ready("a").unwrap().condition.status, ConditionStatus::Unknown);
+    }
+
+    #[test]
+    fn a_step_of_our_clock_makes_no_lease_stale_and_no_view_old() {
+        let stale = SignedDuration::from_secs(40);
+        for step in [3600, -3600] {
+            let mut watched = view();
+            let stamp =
+                |boot: u64, wall: i64| Stamp { boot: std::time::Duration::from_secs(boot), wall: at(wall) };
+            watched.follow_clock(stamp(1000, 0));
+            watched.follow_clock(stamp(1005, 5 + step));
+            watched.leases_channel.hear(at(5 + step));
+            let mut cluster = cluster(watched);
+            assert_eq!(cluster.stale_lease("a", stale, at(6 + step)), None, "{step}");
+            let watched = cluster.watched_mut().unwrap();
+            watched.follow_clock(stamp(1045, 45 + step));
+            watched.leases_channel.hear(at(45 + step));
+            watched.nodes_channel.broken = Some("refused".to_owned());
+            assert_eq!(cluster.stale_lease("a", stale, at(45 + step)), Some(at(step)), "{step}");
+            assert!(cluster.is_deaf(at(45 + step)) && !cluster.is_deaf(at(35 + step)), "{step}");
+        }
+    }
+
+    #[test]
+    fn events_of_nodes_that_are_not_there_are_bounded() {
+        let mut watched = view();
+        watched.apply_event(event_object("a", "e", at(1), 1), at(1));
+        for number in 0..5000 {
+            watched.apply_event(event_object(&format!("gone-{number}"), "e", at(1), 1), at(1));
+        }
+        assert!(watched.events.len() <= MAX_GONE + 2, "{}", watched.events.len());
+        assert!(watched.events.contains_key("a"));
     }
 
     #[test]
