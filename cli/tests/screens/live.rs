@@ -156,7 +156,7 @@ fn drawn(screen: &Screen, columns: u16, rows: u16) -> String {
 
 fn check(file: &str, text: &str) {
     let golden = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
-    if std::env::var_os("BLESS").is_some() {
+    if std::env::var_os("NODEWHY_BLESS").is_some() {
         std::fs::write(&golden, text).unwrap();
     }
     let wanted = verdicts::golden(file);
