@@ -170,6 +170,14 @@ fn verdicts(before: Option<&Snapshot>, now: &Snapshot) -> Vec<String> {
     if before.is_none() && incident.ended.is_some() {
         return told;
     }
+    let better = now.recovering().is_some();
+    if better && before.is_none_or(|before| before.recovering().is_none()) {
+        told.push(format!("incident {}: nothing abnormal any more; it ends when that lasts", incident.id));
+    }
+    // One that was found open and is about to end is history.
+    if before.is_none() && better {
+        return told;
+    }
     let number = |incident: &Incident| incident.revisions.last().map(|revision| revision.revision);
     if let Some(revision) = incident.revisions.last()
         && was.and_then(number) != Some(revision.revision)
