@@ -102,12 +102,20 @@ fn outcomes(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     let mut told = Vec::new();
     for (name, source) in &state.collectors {
         let was = then.collectors.get(name).map(|source| &source.outcome);
-        if was != Some(&source.outcome) {
+        if !was.is_some_and(|was| is_same(was, &source.outcome)) {
             let was = was.map(|was| format!(" (was {})", was.word())).unwrap_or_default();
             told.push(format!("source {name}: {}{was}", outcome(&source.outcome)));
         }
     }
     told
+}
+
+/// Whether there is nothing to tell. An absence's proof may name processes that come and go: its headline decides.
+fn is_same(was: &Outcome, is: &Outcome) -> bool {
+    match (was, is) {
+        (Outcome::Absent { why: was }, Outcome::Absent { why: is }) => headline(was) == headline(is),
+        _ => was == is,
+    }
 }
 
 /// Agent and aggregator falling silent, and answering again.
@@ -172,7 +180,10 @@ fn verdicts(before: Option<&Snapshot>, now: &Snapshot) -> Vec<String> {
     }
     let better = now.recovering().is_some();
     if better && before.is_none_or(|before| before.recovering().is_none()) {
-        told.push(format!("incident {}: nothing abnormal any more; it ends when that lasts", incident.id));
+        told.push(format!(
+            "incident {}: no known cause holds any more; it ends when that lasts",
+            incident.id
+        ));
     }
     // One that was found open and is about to end is history.
     if before.is_none() && better {
@@ -217,4 +228,21 @@ fn verdict(incident: &Incident, revision: &Revision) -> Vec<String> {
         told.push(format!("do: {remedy}"));
     }
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absence_is_told_once_whatever_proves_it() {
+        let absent = |why: &str| Outcome::Absent { why: why.to_owned() };
+        let failed = |error: &str| Outcome::Failed { error: error.to_owned() };
+        let (one, other) =
+            (absent("no kubelet: process 7 is a node's"), absent("no kubelet: process 8 is a node's"));
+        assert!(is_same(&one, &other));
+        assert!(!is_same(&one, &absent("the kubelet's root is unreadable: EACCES")));
+        assert!(!is_same(&one, &Outcome::Read));
+        assert!(!is_same(&failed("read /proc/stat: EIO"), &failed("read /proc/stat: EACCES")));
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use nodewhy_clock::Clock;
-use nodewhy_proto::{Finding, Incident, NodeInfo, NodeSummary, Outcome, Revision, State, Verdict};
+use nodewhy_proto::{Finding, Incident, NodeInfo, NodeSummary, Outcome, Revision, Severity, State, Verdict};
 use tokio::sync::{Notify, watch};
 
 use crate::client::{Client, ClientError, segment};
@@ -101,7 +101,9 @@ impl Watch {
         let open = matches!(&incident, Ok(Some(incident)) if incident.ended.is_none());
         // Nothing is lost when this fails: the lines above say already that the aggregator can't be asked.
         let findings: Asked<Vec<Finding>> = findings.map_err(words);
-        let sick = findings.as_ref().is_ok_and(|findings| findings.iter().any(Finding::is_active));
+        // A warning alone does not keep a node from being well.
+        let is_critical = |finding: &Finding| finding.is_active() && finding.severity == Severity::Critical;
+        let sick = findings.as_ref().is_ok_and(|findings| findings.iter().any(is_critical));
         let ask = incident.is_ok() && !(open && sick);
         let concluded = if ask { self.aggregator.get(why).await.ok() } else { None };
         Snapshot {

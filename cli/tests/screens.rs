@@ -120,7 +120,7 @@ fn an_open_incident_that_is_well_by_now_is_recovering() {
         ..Answer::of(&incident.revisions[0].verdict, verdicts::at("03:20:00"))
     };
     let text = page(answer, Style::PIPE).text(Style::PIPE);
-    assert!(text.starts_with("worker-7   recovering   nothing abnormal any more"), "{text}");
+    assert!(text.starts_with("worker-7   recovering   no known cause holds any more"), "{text}");
     assert!(text.contains("figures of 03:14:43"), "its figures are old, and it says so: {text}");
     for still in [verdicts::oom(), verdicts::nothing_found()] {
         assert_eq!(recovering(&still), None, "no cause found is not well: {still:?}");

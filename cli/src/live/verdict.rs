@@ -89,5 +89,5 @@ fn looked(verdict: &Verdict) -> String {
     let (ruled, unknown) = (verdict.ruled_out.len(), verdict.cannot_tell.len());
     let all = ruled + unknown + verdict.contributing.len();
     let rest = if unknown == 0 { String::new() } else { format!(", {unknown} can't be told (w)") };
-    format!("nothing abnormal; {ruled} of {all} causes ruled out{rest}")
+    format!("no known cause holds; {ruled} of {all} ruled out{rest}")
 }

@@ -68,7 +68,8 @@ fn state(answer: Answer<'_>) -> (String, String, Paint) {
             let word = if status == ConditionStatus::False { "False" } else { "Unknown" };
             (format!("NotReady{out}"), format!("Ready {word}{since}"), Paint::Sick)
         }
-        None if well => ("nothing abnormal".to_owned(), not_asked(), Paint::Well),
+        // A warning may hold without being the cause of anything: no more than this is known.
+        None if well => ("no known cause holds".to_owned(), not_asked(), Paint::Well),
         None => (format!("{}{sick_for}", unwell(verdict)), not_asked(), Paint::Sick),
     }
 }

@@ -57,8 +57,10 @@ pub fn telling(incident: &Incident) -> Option<&Revision> {
 /// until then its verdict tells what was. `concluded` is the verdict of this instant.
 pub fn recovering(concluded: &Verdict) -> Option<&'static str> {
     match (concluded.conclusion, concluded.ready) {
-        (Conclusion::Healthy, Some(ConditionStatus::True)) => Some("Ready, and nothing abnormal any more"),
-        (Conclusion::Healthy, None) => Some("nothing abnormal any more"),
+        (Conclusion::Healthy, Some(ConditionStatus::True)) => {
+            Some("Ready, and no known cause holds any more")
+        }
+        (Conclusion::Healthy, None) => Some("no known cause holds any more"),
         _ => None,
     }
 }

@@ -252,7 +252,7 @@ fn what_is_to_be_done_is_told_whole_and_what_is_broken_first() {
     screen.take(hung);
     let text = drawn(&screen, 80, 24);
     assert!(
-        text.contains(" now  nothing abnormal any more") && text.contains(" was  The container"),
+        text.contains(" now  no known cause holds any more") && text.contains(" was  The container"),
         "{text}"
     );
     assert!(!text.contains("kill -CONT"), "nothing is to be done any more: {text}");
