@@ -3,9 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 use nodewhy_proto::{Conclusion, Finding, Incident, NodeInfo, Outcome, Revision, State};
 
-use crate::render::certainty_word;
 use crate::render::text::clean;
 use crate::render::time::{age, clock, lasted, seconds};
+use crate::render::{certainty_word, later_cause};
 use crate::watch::Snapshot;
 
 /// What is told at `now`: everything when there is no snapshot before, else what changed. Each line begins with
@@ -208,8 +208,9 @@ fn verdicts(before: Option<&Snapshot>, now: &Snapshot) -> Vec<String> {
 
 /// The verdict in a line, with the seconds that it took, and the first remedy.
 fn verdict(incident: &Incident, revision: &Revision) -> Vec<String> {
-    let took = seconds(revision.at.duration_since(incident.began));
     let verdict = &revision.verdict;
+    let began = later_cause(verdict, incident).unwrap_or(incident.began);
+    let took = seconds(revision.at.duration_since(began));
     let root = verdict.roots.first();
     let what = match (verdict.conclusion, root) {
         (Conclusion::Explained, Some(root)) => format!("{} ({})", root.title, root.cause),
