@@ -180,7 +180,13 @@ fn what_is_missing_for_one_reason_is_told_together_and_its_proof_with_all() {
 #[test]
 fn healthy() {
     let verdict = verdicts::healthy();
-    check("healthy", Answer::of(&verdict, verdicts::at("06:00:00")));
+    let answer = Answer::of(&verdict, verdicts::at("06:00:00"));
+    check("healthy", answer);
+    let all = page(Answer { all: true, ..answer }, Style::PIPE).text(Style::PIPE);
+    assert!(
+        all.contains("node_api_partition  worker-9: no API server is asked"),
+        "what can't be told is told: {all}"
+    );
 }
 
 #[test]

@@ -74,7 +74,13 @@ pub fn page(answer: Answer<'_>, style: Style) -> Page {
     match verdict.conclusion {
         Conclusion::Explained => explained(&mut page, answer, style),
         Conclusion::Deadlock => deadlock(&mut page, answer, style),
-        Conclusion::Healthy => lists::looked(&mut page, answer, style),
+        Conclusion::Healthy => {
+            lists::looked(&mut page, answer, style);
+            if answer.all {
+                lists::not(&mut page, answer, style);
+                lists::cannot_tell(&mut page, answer, style);
+            }
+        }
         Conclusion::NoCauseFound => no_cause(&mut page, answer, style),
         Conclusion::Unknown => labelled(
             &mut page,
@@ -190,7 +196,7 @@ fn remedy(page: &mut Page, style: Style, remedy: &[String]) {
 fn more(page: &mut Page, answer: Answer<'_>, style: Style) {
     let verdict = answer.verdict;
     let mut commands = Vec::new();
-    if !answer.all && verdict.conclusion != Conclusion::Healthy {
+    if !answer.all && (verdict.conclusion != Conclusion::Healthy || !verdict.cannot_tell.is_empty()) {
         let again = match (answer.again, answer.incident) {
             (Some(again), _) => again.to_owned(),
             (None, Some((incident, _))) if incident.ended.is_some() => {
