@@ -135,7 +135,7 @@ fn run(cli: Cli) -> anyhow::Result<Told> {
         Command::Nodes(nodes) => ask(Box::pin(async move { nodes::run(&nodes, screen).await })),
         Command::Explain(explain) => explain::run(&explain, screen),
         Command::Causes(causes) => causes::run(&causes, screen),
-        Command::Up(up) => up::run(&up, screen.colour, runtime_dir().as_deref()).map(|()| Told::Fine),
+        Command::Up(up) => up::run(&up, screen, runtime_dir().as_deref()).map(|()| Told::Fine),
     }
 }
 
@@ -157,7 +157,8 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// `nodewhy: what was tried, on what, what to do`, each on a line of the terminal's width.
 fn complain(error: &anyhow::Error) {
     let text = format!("nodewhy: {error:#}");
-    let width = if std::io::stderr().is_terminal() { 80 } else { usize::MAX };
+    let terminal = std::io::stderr().is_terminal();
+    let width = if terminal { output::columns_of(true).map_or(80, usize::from) } else { usize::MAX };
     for paragraph in text.split('\n') {
         for line in crate::render::text::wrap(&clean(paragraph), width) {
             eprintln!("{line}");

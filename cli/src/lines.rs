@@ -3,9 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 use nodewhy_proto::{Conclusion, Finding, Incident, NodeInfo, Outcome, Revision, State};
 
-use crate::render::certainty_word;
 use crate::render::text::clean;
 use crate::render::time::{age, clock, lasted, seconds};
+use crate::render::{certainty_word, later_cause};
 use crate::watch::Snapshot;
 
 /// What is told at `now`: everything when there is no snapshot before, else what changed. Each line begins with
@@ -102,12 +102,20 @@ fn outcomes(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     let mut told = Vec::new();
     for (name, source) in &state.collectors {
         let was = then.collectors.get(name).map(|source| &source.outcome);
-        if was != Some(&source.outcome) {
+        if !was.is_some_and(|was| is_same(was, &source.outcome)) {
             let was = was.map(|was| format!(" (was {})", was.word())).unwrap_or_default();
             told.push(format!("source {name}: {}{was}", outcome(&source.outcome)));
         }
     }
     told
+}
+
+/// Whether there is nothing to tell. An absence's proof may name processes that come and go: its headline decides.
+fn is_same(was: &Outcome, is: &Outcome) -> bool {
+    match (was, is) {
+        (Outcome::Absent { why: was }, Outcome::Absent { why: is }) => headline(was) == headline(is),
+        _ => was == is,
+    }
 }
 
 /// Agent and aggregator falling silent, and answering again.
@@ -170,6 +178,17 @@ fn verdicts(before: Option<&Snapshot>, now: &Snapshot) -> Vec<String> {
     if before.is_none() && incident.ended.is_some() {
         return told;
     }
+    let better = now.recovering().is_some();
+    if better && before.is_none_or(|before| before.recovering().is_none()) {
+        told.push(format!(
+            "incident {}: no known cause holds any more; it ends when that lasts",
+            incident.id
+        ));
+    }
+    // One that was found open and is about to end is history.
+    if before.is_none() && better {
+        return told;
+    }
     let number = |incident: &Incident| incident.revisions.last().map(|revision| revision.revision);
     if let Some(revision) = incident.revisions.last()
         && was.and_then(number) != Some(revision.revision)
@@ -189,8 +208,9 @@ fn verdicts(before: Option<&Snapshot>, now: &Snapshot) -> Vec<String> {
 
 /// The verdict in a line, with the seconds that it took, and the first remedy.
 fn verdict(incident: &Incident, revision: &Revision) -> Vec<String> {
-    let took = seconds(revision.at.duration_since(incident.began));
     let verdict = &revision.verdict;
+    let began = later_cause(verdict, incident).unwrap_or(incident.began);
+    let took = seconds(revision.at.duration_since(began));
     let root = verdict.roots.first();
     let what = match (verdict.conclusion, root) {
         (Conclusion::Explained, Some(root)) => format!("{} ({})", root.title, root.cause),
@@ -209,4 +229,21 @@ fn verdict(incident: &Incident, revision: &Revision) -> Vec<String> {
         told.push(format!("do: {remedy}"));
     }
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absence_is_told_once_whatever_proves_it() {
+        let absent = |why: &str| Outcome::Absent { why: why.to_owned() };
+        let failed = |error: &str| Outcome::Failed { error: error.to_owned() };
+        let (one, other) =
+            (absent("no kubelet: process 7 is a node's"), absent("no kubelet: process 8 is a node's"));
+        assert!(is_same(&one, &other));
+        assert!(!is_same(&one, &absent("the kubelet's root is unreadable: EACCES")));
+        assert!(!is_same(&one, &Outcome::Read));
+        assert!(!is_same(&failed("read /proc/stat: EIO"), &failed("read /proc/stat: EACCES")));
+    }
 }

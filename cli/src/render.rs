@@ -12,4 +12,5 @@ pub mod why;
 pub mod words;
 
 pub use header::certainty_word;
+pub(crate) use header::later_cause;
 pub use page::{Page, Paint, Span, Style};

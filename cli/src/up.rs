@@ -13,9 +13,14 @@ use nodewhy_clock::Clock;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::client::{Client, Who};
 use crate::cluster;
+use crate::command::Screen;
 use crate::live;
 use crate::sockets::Sockets;
 use crate::watch::Watch;
@@ -84,7 +89,7 @@ impl Up {
 ///
 /// # Errors
 /// The flags can't be met, or the agent or the aggregator failed.
-pub fn run(up: &Up, colour: bool, runtime_dir: Option<&Path>) -> anyhow::Result<()> {
+pub fn run(up: &Up, screen: Screen, runtime_dir: Option<&Path>) -> anyhow::Result<()> {
     let clock = Clock::system();
     let chosen = (up.kubeconfig.is_some() || up.context.is_some())
         .then(|| cluster::choose(up.kubeconfig.as_ref(), up.context.as_deref()))
@@ -94,14 +99,10 @@ pub fn run(up: &Up, colour: bool, runtime_dir: Option<&Path>) -> anyhow::Result<
     let mut signals = Signals::listen(&runtime)?;
     let sockets = Sockets::claim(up.state_dir.as_deref(), runtime_dir)?;
     let place = place(&sockets, chosen.as_ref());
-    let on_terminal = !up.plain && std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    // A dumb terminal can't be drawn on.
+    let on_terminal = !up.plain && screen.style.drawing && std::io::stdin().is_terminal();
     if !on_terminal {
-        // The live view owns the whole terminal; lines can share it.
-        let logs =
-            tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN);
-        if logs.try_init().is_err() {
-            tracing::debug!("logs are already set up");
-        }
+        log_to_stderr(screen);
     }
 
     let (stop, stopped) = watch::channel(false);
@@ -131,7 +132,7 @@ pub fn run(up: &Up, colour: bool, runtime_dir: Option<&Path>) -> anyhow::Result<
     let shown = runtime.block_on(async {
         let view = async {
             if on_terminal {
-                live::run(watch, clock.clone(), place, colour).await
+                live::run(watch, clock.clone(), place, screen.colour).await
             } else {
                 text::run(watch, clock.clone(), &place, &mut std::io::stdout()).await
             }
@@ -162,6 +163,18 @@ pub fn run(up: &Up, colour: bool, runtime_dir: Option<&Path>) -> anyhow::Result<
         }
     }
     shown
+}
+
+/// The live view owns the whole terminal; lines can share it with warnings. Incidents are lines already.
+fn log_to_stderr(screen: Screen) {
+    let levels = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("nodewhy_aggregator::incident", LevelFilter::ERROR);
+    let colour = screen.colour && std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
+    if tracing_subscriber::registry().with(lines.with_filter(levels)).try_init().is_err() {
+        tracing::debug!("logs are already set up");
+    }
 }
 
 /// Everything else stays as the aggregator has it by default.

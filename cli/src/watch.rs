@@ -7,11 +7,11 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use nodewhy_clock::Clock;
-use nodewhy_proto::{Finding, Incident, NodeInfo, NodeSummary, Outcome, Revision, State, Verdict};
+use nodewhy_proto::{Finding, Incident, NodeInfo, NodeSummary, Outcome, Revision, Severity, State, Verdict};
 use tokio::sync::{Notify, watch};
 
 use crate::client::{Client, ClientError, segment};
-use crate::render::why::telling;
+use crate::render::why::{recovering, telling};
 
 /// Time between two looks while nothing happens.
 const EVERY: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ pub struct Snapshot {
     pub summary: Asked<NodeSummary>,
     /// The newest incident, with its newest revision alone.
     pub incident: Asked<Option<Incident>>,
-    /// The verdict concluded now, asked for while no incident is open.
+    /// The verdict concluded now, asked for while no incident is open, or one that may be about to end.
     pub concluded: Option<Verdict>,
 }
 
@@ -52,6 +52,11 @@ impl Snapshot {
     /// The verdict to show: the open incident's, or the one concluded now.
     pub fn verdict(&self) -> Option<&Verdict> {
         self.open_incident().map(|(_, revision)| &revision.verdict).or(self.concluded.as_ref())
+    }
+
+    /// What is better by now, while the incident is still open.
+    pub fn recovering(&self) -> Option<&'static str> {
+        self.open_incident().and(self.concluded.as_ref()).and_then(recovering)
     }
 
     /// Whether every collector was tried once.
@@ -95,12 +100,17 @@ impl Watch {
         let incident = incidents.map_err(words).map(|incidents| incidents.into_iter().next());
         let open = matches!(&incident, Ok(Some(incident)) if incident.ended.is_none());
         // Nothing is lost when this fails: the lines above say already that the aggregator can't be asked.
-        let concluded = if open || incident.is_err() { None } else { self.aggregator.get(why).await.ok() };
+        let findings: Asked<Vec<Finding>> = findings.map_err(words);
+        // A warning alone does not keep a node from being well.
+        let is_critical = |finding: &Finding| finding.is_active() && finding.severity == Severity::Critical;
+        let sick = findings.as_ref().is_ok_and(|findings| findings.iter().any(is_critical));
+        let ask = incident.is_ok() && !(open && sick);
+        let concluded = if ask { self.aggregator.get(why).await.ok() } else { None };
         Snapshot {
             at: now,
             node: node.map_err(words),
             state: state.map_err(words),
-            findings: findings.map_err(words),
+            findings,
             summary: summary.map_err(words),
             incident,
             concluded,

@@ -1,5 +1,5 @@
 //! The pages of `nodewhy why`, held against golden files: what a terminal of 80 columns shows, and what a pipe gets.
-//! `BLESS=1 cargo test` writes them anew; read the difference before you commit it.
+//! `NODEWHY_BLESS=1 cargo test -p nodewhy` writes them anew; read the difference before you commit it.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use nodewhy::render::Style;
 use nodewhy::render::text::width;
-use nodewhy::render::why::{Answer, page};
+use nodewhy::render::why::{Answer, page, recovering};
 
 #[path = "screens/live.rs"]
 mod live;
@@ -34,7 +34,7 @@ fn check(name: &str, answer: Answer<'_>) {
         );
         let file = format!("{name}.{form}.txt");
         let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(&file);
-        if std::env::var_os("BLESS").is_some() {
+        if std::env::var_os("NODEWHY_BLESS").is_some() {
             std::fs::write(&golden, &text).unwrap();
         }
         let wanted = verdicts::golden(&file);
@@ -65,10 +65,7 @@ fn no_cause_found() {
     check("no-cause", Answer::of(&verdict, verdicts::at("04:11:02")));
     let unasked = nodewhy_proto::Verdict { ready: None, ..verdict };
     let text = page(Answer::of(&unasked, verdicts::at("04:11:02")), Style::PIPE).text(Style::PIPE);
-    assert!(
-        text.starts_with("worker-9   suspected   Ready not known"),
-        "nobody knows that it is sick: {text}"
-    );
+    assert!(text.starts_with("worker-9   unclear   Ready not known"), "nobody knows that it is sick: {text}");
 }
 
 #[test]
@@ -98,10 +95,98 @@ fn an_incident_that_is_over() {
     check("over", answer);
 }
 
+/// One incident can hold one cause after another; the page tells of the one that holds.
+#[test]
+fn a_later_cause_of_an_open_incident_has_its_own_time() {
+    let incident = verdicts::incident_of(verdicts::hung());
+    let answer = Answer {
+        incident: Some((&incident, &incident.revisions[0])),
+        ..Answer::of(&incident.revisions[0].verdict, verdicts::at("03:14:45"))
+    };
+    let text = page(answer, Style::PIPE).text(Style::PIPE);
+    assert!(text.starts_with("worker-7   sick 18s   still Ready"), "{text}");
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("this cause since 03:14:27"), "{text}");
+}
+
+#[test]
+fn an_open_incident_that_is_well_by_now_is_recovering() {
+    let mut incident = verdicts::incident_of(verdicts::oom());
+    incident.revisions[0].verdict.ready = None;
+    let better = recovering(&verdicts::healthy());
+    let answer = Answer {
+        incident: Some((&incident, &incident.revisions[0])),
+        recovering: better,
+        ..Answer::of(&incident.revisions[0].verdict, verdicts::at("03:20:00"))
+    };
+    let text = page(answer, Style::PIPE).text(Style::PIPE);
+    assert!(text.starts_with("worker-7   recovering   no known cause holds any more"), "{text}");
+    assert!(text.contains("figures of 03:14:43"), "its figures are old, and it says so: {text}");
+    for still in [verdicts::oom(), verdicts::nothing_found()] {
+        assert_eq!(recovering(&still), None, "no cause found is not well: {still:?}");
+    }
+}
+
+#[test]
+fn times_are_said_to_be_utc_once() {
+    let incident = verdicts::incident_of(verdicts::oom());
+    let revision = &incident.revisions[0];
+    let unasked = nodewhy_proto::Verdict { ready: None, ready_since: None, ..verdicts::hung() };
+    let now = verdicts::at("03:18:54");
+    for answer in [
+        Answer { incident: Some((&incident, revision)), ..Answer::of(&revision.verdict, now) },
+        Answer::of(&revision.verdict, now),
+        Answer::of(&unasked, now),
+        Answer { incident: Some((&incident, revision)), ..Answer::of(&unasked, now) },
+    ] {
+        let text = page(answer, Style::PIPE).text(Style::PIPE);
+        assert_eq!(text.matches("UTC").count(), 1, "{text}");
+    }
+    let recorded = Answer { again: Some("nodewhy explain x"), ..Answer::of(&unasked, now) };
+    let text = page(recorded, Style::PIPE).text(Style::PIPE);
+    assert!(text.contains("WHEN as of 2026-11-21 03:18:54 UTC, the recording's end"), "{text}");
+}
+
+#[test]
+fn what_is_missing_for_one_reason_is_told_together_and_its_proof_with_all() {
+    let mut verdict = verdicts::oom();
+    verdict.blind = [
+        "the cluster: no cluster is watched",
+        "kubelet: absent (no kubelet on this machine: no process is called kubelet)",
+        "the API server's facts: no cluster is watched",
+        "oom: failed (cannot read /dev/kmsg)",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    verdict.cannot_tell = verdicts::nothing_found().cannot_tell;
+    let text = |all| {
+        let answer = Answer { all, ..Answer::of(&verdict, verdicts::at("03:18:54")) };
+        page(answer, Style::PIPE).text(Style::PIPE)
+    };
+    let (short, whole) = (text(false), text(true));
+    for page in [&short, &whole] {
+        assert!(
+            page.contains("BLIND the cluster, the API server's facts: no cluster is watched\n"),
+            "{page}"
+        );
+        assert!(page.contains("     oom: failed (cannot read /dev/kmsg)\n"), "{page}");
+    }
+    assert!(short.contains("     kubelet: absent (no kubelet on this machine)\n"), "{short}");
+    assert!(whole.contains("no process is called kubelet"), "{whole}");
+    assert!(short.contains("OPEN 2 can't be told from here: worker-9: node_api_partition"), "{short}");
+    assert!(!short.contains("ARP answers") && whole.contains("ARP answers"), "{whole}");
+}
+
 #[test]
 fn healthy() {
     let verdict = verdicts::healthy();
-    check("healthy", Answer::of(&verdict, verdicts::at("06:00:00")));
+    let answer = Answer::of(&verdict, verdicts::at("06:00:00"));
+    check("healthy", answer);
+    let all = page(Answer { all: true, ..answer }, Style::PIPE).text(Style::PIPE);
+    assert!(
+        all.contains("node_api_partition  worker-9: no API server is asked"),
+        "what can't be told is told: {all}"
+    );
 }
 
 #[test]

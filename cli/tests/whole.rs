@@ -126,6 +126,20 @@ fn short_tables() {
     assert!(nodes.lines().nth(1).unwrap().starts_with("worker-7  Unknown  4s"), "{nodes}");
     let incidents = stdout(&nodewhy(&socket, &["incidents"]));
     assert!(incidents.contains("oom_kills_kubelet") && incidents.contains("so far"), "{incidents}");
+    assert!(incidents.contains("READY LOST") && incidents.contains(" 03:14:42 "), "{incidents}");
+
+    // Where no API server was asked nobody knows that Ready was kept.
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("aggregator.sock");
+    let mut unasked = verdicts::incident_of(nodewhy_proto::Verdict { ready: None, ..verdicts::hung() });
+    unasked.lost_ready = None;
+    let mut kept = verdicts::incident_of(verdicts::hung());
+    kept.lost_ready = None;
+    let fake = Fake::default();
+    fake.answer("/api/v1/incidents", &vec![unasked, kept]).serve(socket.clone());
+    let incidents = stdout(&nodewhy(&socket, &["incidents"]));
+    let lines: Vec<&str> = incidents.lines().collect();
+    assert!(lines[1].contains("  not known  ") && lines[2].contains("  no  "), "{incidents}");
 }
 
 #[test]
@@ -345,6 +359,7 @@ fn up_says_where_it_is_and_leaves_nothing_behind() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().ends_with("all times in UTC"));
     assert!(lines.next().unwrap().unwrap().ends_with("no cluster: this machine alone"));
     let sockets = lines.next().unwrap().unwrap();
     let folder = runtime_dir.path().join("nodewhy");

@@ -112,7 +112,7 @@ fn summary(reading: &Reading) -> String {
     };
     let (cpu, memory, io) =
         (some("cpu", &reading.cpu), some("memory", &reading.memory), some("io", &reading.io));
-    format!("some tasks stalled over 10 s: {cpu}, {memory}, {io}")
+    format!("some avg10: {cpu}, {memory}, {io}")
 }
 
 fn metrics(reading: &Reading, sink: &mut Sink) {

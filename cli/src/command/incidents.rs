@@ -44,13 +44,19 @@ fn text(all: &[Incident], screen: Screen, now: Timestamp) -> String {
                 Some(ended) => lasted(incident.began, ended),
                 None => format!("{} so far", lasted(incident.began, now)),
             };
-            let lost = incident.lost_ready.map_or_else(|| "kept".to_owned(), |lost| clock(lost, now));
+            let asked = incident.verdict().is_some_and(|verdict| verdict.ready.is_some());
+            let lost = match incident.lost_ready {
+                Some(lost) => clock(lost, now),
+                None if asked => "no".to_owned(),
+                // Nobody asked an API server: that Ready was kept is not known.
+                None => "not known".to_owned(),
+            };
             let cells = vec![incident.id.clone(), clock(incident.began, now), lasted, lost, cause(incident)];
             (cells, if incident.ended.is_none() { Paint::Sick } else { Paint::Plain })
         })
         .collect();
     let mut page = Page::new();
-    table(&mut page, &["INCIDENT", "BEGAN", "LASTED", "READY LOST", "CAUSE"], &rows, screen.style);
+    table(&mut page, &["INCIDENT", "BEGAN (UTC)", "LASTED", "READY LOST", "CAUSE"], &rows, screen.style);
     page.text(screen.style)
 }
 

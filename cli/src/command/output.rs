@@ -50,8 +50,7 @@ impl Screen {
     /// Looks at stdout and at the environment.
     pub fn of_stdout(color: Color) -> Screen {
         let terminal = std::io::stdout().is_terminal();
-        let columns =
-            if terminal { crossterm::terminal::size().ok().map(|(columns, _)| columns) } else { None };
+        let columns = columns_of(terminal);
         let term = std::env::var_os("TERM");
         Screen::of(color, terminal, columns, std::env::var_os("NO_COLOR").as_deref(), term.as_deref())
     }
@@ -72,14 +71,23 @@ impl Screen {
             Color::Never => false,
             Color::Auto => terminal && !refused && !dumb,
         };
-        let style = if terminal && !dumb {
-            // A terminal that does not tell its size says 0.
-            Style::terminal(columns.filter(|columns| *columns > 0).unwrap_or(80), colour)
-        } else {
-            Style { colour, ..Style::PIPE }
-        };
+        let drawing = terminal && !dumb;
+        let style = Style { drawing, ..Style::terminal(columns.unwrap_or(80), colour) };
         Screen { colour, style }
     }
+}
+
+/// How wide to write: what COLUMNS says, else the terminal that is written to.
+pub(super) fn columns_of(terminal: bool) -> Option<u16> {
+    let told = std::env::var("COLUMNS").ok();
+    let asked = if terminal { crossterm::terminal::size().ok().map(|(columns, _)| columns) } else { None };
+    columns(told.as_deref(), asked)
+}
+
+/// What COLUMNS says comes first. A terminal that does not tell its size says 0.
+fn columns(told: Option<&str>, asked: Option<u16>) -> Option<u16> {
+    let told = told.and_then(|columns| columns.trim().parse().ok());
+    [told, asked].into_iter().flatten().find(|columns| *columns > 0)
 }
 
 /// A document as text that ends in a line break.
@@ -114,7 +122,16 @@ mod tests {
         assert_eq!(width(true, Some(72)), 72);
         assert_eq!(width(true, Some(240)), 100);
         assert_eq!(width(true, None), 80);
-        assert_eq!(width(true, Some(0)), 80);
-        assert_eq!(width(false, Some(240)), 80);
+        assert_eq!(width(false, None), 80);
+    }
+
+    #[test]
+    fn columns_says_more_than_the_terminal() {
+        assert_eq!(columns(Some("60"), Some(120)), Some(60));
+        assert_eq!(columns(Some("60"), None), Some(60));
+        for nonsense in [None, Some("wide"), Some("0"), Some(""), Some("-3"), Some("99999999")] {
+            assert_eq!(columns(nonsense, Some(120)), Some(120));
+            assert_eq!(columns(nonsense, Some(0)), None);
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::{Ask, Told, nodes, print};
 use crate::client::{Client, ClientError, segment};
 use crate::diagnosis::look_alikes;
 use crate::render::text::nearest;
-use crate::render::why::{self, Answer, telling};
+use crate::render::why::{self, Answer, recovering, telling};
 
 /// An incident that ended within this time is still what is asked for: who is woken comes after it.
 const STILL_TOLD: SignedDuration = SignedDuration::from_mins(60);
@@ -64,7 +64,7 @@ pub(super) async fn run(asked: &Why, screen: Screen, now: Timestamp) -> anyhow::
     let node = match (&asked.node, &asked.incident) {
         (_, Some(id)) => {
             let incident = incident(&aggregator, id).await?;
-            return tell_incident(asked, screen, now, &incident);
+            return tell_incident(asked, screen, now, &incident, None);
         }
         (Some(node), _) => known(&aggregator, node).await?,
         (None, _) => match only(&aggregator).await? {
@@ -81,17 +81,29 @@ pub(super) async fn run(asked: &Why, screen: Screen, now: Timestamp) -> anyhow::
     if !asked.now
         && let Some(incident) = newest(&aggregator, &node, now).await?
     {
-        return tell_incident(asked, screen, now, &incident);
+        // The incident is the answer; that it is about to end is an addition, and may fail.
+        let open = incident.ended.is_none();
+        let verdict = if open { concluded(&aggregator, &node).await.ok() } else { None };
+        return tell_incident(asked, screen, now, &incident, verdict.as_ref().and_then(recovering));
     }
-    let verdict: Verdict = aggregator.get(&format!("/api/v1/nodes/{}/why", segment(&node))).await?;
-    tell(asked, screen, now, &verdict, None)
+    tell(asked, screen, now, &concluded(&aggregator, &node).await?, None, None)
 }
 
-fn tell_incident(asked: &Why, screen: Screen, now: Timestamp, incident: &Incident) -> anyhow::Result<Told> {
+async fn concluded(aggregator: &Client, node: &str) -> Result<Verdict, ClientError> {
+    aggregator.get(&format!("/api/v1/nodes/{}/why", segment(node))).await
+}
+
+fn tell_incident(
+    asked: &Why,
+    screen: Screen,
+    now: Timestamp,
+    incident: &Incident,
+    recovering: Option<&str>,
+) -> anyhow::Result<Told> {
     let Some(revision) = telling(incident) else {
         bail!("incident {} has no verdict yet: ask again in a second", incident.id);
     };
-    tell(asked, screen, now, &revision.verdict, Some((incident, revision)))
+    tell(asked, screen, now, &revision.verdict, Some((incident, revision)), recovering)
 }
 
 fn tell(
@@ -100,16 +112,15 @@ fn tell(
     now: Timestamp,
     verdict: &Verdict,
     incident: Option<(&Incident, &Revision)>,
+    recovering: Option<&str>,
 ) -> anyhow::Result<Told> {
     print(&match asked.output.output {
         Format::Json => json(&document(verdict, incident))?,
         Format::Text => {
             let near = verdict.roots.first().map(|root| look_alikes(&root.cause)).unwrap_or_default();
-            why::page(
-                Answer { verdict, incident, now, near: &near, again: None, all: asked.all },
-                screen.style,
-            )
-            .text(screen.style)
+            let answer =
+                Answer { incident, near: &near, all: asked.all, recovering, ..Answer::of(verdict, now) };
+            why::page(answer, screen.style).text(screen.style)
         }
     })?;
     let over = incident.is_some_and(|(incident, _)| incident.ended.is_some());

@@ -49,8 +49,19 @@ fn parts(screen: &Screen) -> Vec<String> {
     };
     let kernel = node.kernel.as_ref().map(|release| format!("Linux {}", short_release(&clean(release))));
     let up = SignedDuration::try_from_secs_f64(node.uptime_seconds).ok().map(|up| format!("up {}", age(up)));
-    let short = |text: &Option<String>| text.as_deref().map(|text| clip(&clean(headline(text)), 28));
+    let short = |text: &Option<String>| text.as_deref().map(|text| clip(&clean(name_of(text)), 28));
     [kernel, short(&node.runtime), short(&node.kubelet), up].into_iter().flatten().collect()
+}
+
+/// `containerd 1.6.20` of `containerd 1.6.20 answers in 3 ms`: how it does stands among the sources.
+fn name_of(summary: &str) -> &str {
+    let name = headline(summary);
+    [" answers ", " has not answered ", " refuses ", " could not be ", " not pinged "]
+        .iter()
+        .filter_map(|word| name.split_once(word))
+        .map(|(name, _)| name)
+        .min_by_key(|name| name.len())
+        .unwrap_or(name)
 }
 
 /// A kernel's release without its flavour: `6.1.0-56` of `6.1.0-56-cloud-amd64`.

@@ -35,13 +35,11 @@ pub(super) fn evidence(screen: &Screen, area: Rect, now: Timestamp) -> Rows {
     page.gap();
     let until = finding.ended.unwrap_or(now);
     let ended = finding.ended.map(|ended| format!(", ended {}", clock(ended, now))).unwrap_or_default();
-    let since = format!("since {}, for {}{ended}", clock(finding.began, now), lasted(finding.began, until));
+    let since =
+        format!("since {} UTC, for {}{ended}", clock(finding.began, now), lasted(finding.began, until));
     for text in [
         format!("{since}; nodewhy knew at {}", clock(finding.noticed, now)),
-        format!(
-            "subject {:?} {}; collector {}",
-            finding.subject.kind, finding.subject.name, finding.collector
-        ),
+        format!("seen on {}, by the collector {}", words::subject(&finding.subject), finding.collector),
     ] {
         page.hang(width, &[], &[], &text, Paint::Plain);
     }

@@ -28,8 +28,13 @@ pub(super) fn line(spans: &[Span], columns: usize, colour: bool) -> Line<'static
     let mut drawn = Vec::new();
     for span in spans {
         let text = clip(&span.text, left);
+        let is_cut = text != span.text;
         left -= width(&text).min(left);
         drawn.push(Drawn::styled(text, style(span.paint, colour)));
+        // One mark says that something is missing.
+        if is_cut {
+            break;
+        }
     }
     Line::from(drawn)
 }

@@ -61,8 +61,8 @@ impl History {
         }
     }
 
-    /// One row with all three, or one each where the screen is narrow.
-    pub(super) fn rows(&self, screen: &Screen, columns: usize) -> Rows {
+    /// One row with all three, or one each where the screen is narrow; on a low and narrow one the figures alone.
+    pub(super) fn rows(&self, screen: &Screen, columns: usize, is_low: bool) -> Rows {
         if let Some(why) = &self.why_not {
             let text = format!(" pressure not known: {why}");
             return vec![paint::line(
@@ -79,6 +79,18 @@ impl History {
             }
             return vec![paint::line(&pieces, columns, screen.colour)];
         }
+        if is_low {
+            let figures = RESOURCES.iter().enumerate().flat_map(|(index, resource)| {
+                let paint = if self.is_sick(resource, screen) { Paint::Sick } else { Paint::Plain };
+                [
+                    Span::new(&format!(" {}", resource.name), Paint::Strong),
+                    Span::new(&format!(" {} ", self.figure(index)), paint),
+                ]
+            });
+            let pieces: Vec<Span> =
+                std::iter::once(Span::new(" waits", Paint::Plain)).chain(figures).collect();
+            return vec![paint::line(&pieces, columns, screen.colour)];
+        }
         (0..RESOURCES.len())
             .map(|index| {
                 let mut pieces = vec![Span::new(" ", Paint::Plain)];
@@ -92,9 +104,7 @@ impl History {
     fn cell(&self, index: usize, columns: usize, screen: &Screen) -> Vec<Span> {
         let Some(resource) = RESOURCES.get(index) else { return Vec::new() };
         let values = self.seconds.iter().map(|second| second.get(index).copied().flatten());
-        let newest = self.seconds.back().and_then(|second| second.get(index).copied().flatten());
-        let figure = newest.map_or_else(|| "?".to_owned(), |percent| format!("{percent:.0} %"));
-        let words = pad(&format!(" {} {figure}", resource.word), 11);
+        let words = pad(&format!(" {} {}", resource.word, self.figure(index)), 11);
         let name = format!("{} ", resource.name);
         let bars = columns.saturating_sub(width(&name) + width(&words) + 1).min(60);
         let bars: String = {
@@ -110,6 +120,12 @@ impl History {
             Span::new(&words, paint),
             Span::new(&" ".repeat(fill), Paint::Plain),
         ]
+    }
+
+    /// The newest percentage.
+    fn figure(&self, index: usize) -> String {
+        let newest = self.seconds.back().and_then(|second| second.get(index).copied().flatten());
+        newest.map_or_else(|| "?".to_owned(), |percent| format!("{percent:.0} %"))
     }
 
     /// Only a finding says sick; this row has no limits of its own.

@@ -16,6 +16,9 @@ use crate::render::text::clip;
 use crate::render::why::{self, Answer};
 use crate::watch::Snapshot;
 
+/// A terminal of fewer rows is low: the verdict and what is sick come before everything else.
+const LOW: usize = 16;
+
 /// Which page is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
@@ -106,8 +109,13 @@ impl Screen {
         let snapshot = self.snapshot.as_ref()?;
         let verdict = snapshot.verdict()?;
         let near = verdict.roots.first().map(|root| look_alikes(&root.cause)).unwrap_or_default();
-        let answer =
-            Answer { verdict, incident: snapshot.open_incident(), now, near: &near, again: None, all: true };
+        let answer = Answer {
+            incident: snapshot.open_incident(),
+            near: &near,
+            all: true,
+            recovering: snapshot.recovering(),
+            ..Answer::of(verdict, now)
+        };
         Some(why::page(answer, style))
     }
 
@@ -135,18 +143,24 @@ impl Screen {
 
     fn main(&self, area: Rect, now: Timestamp) -> Rows {
         let (width, height) = (usize::from(area.width), usize::from(area.height));
+        let is_low = height < LOW;
         let mut rows = vec![header::line(self, width, now)];
-        rows.extend(verdict::rows(self, width, now));
-        rows.extend(self.pressure.rows(self, width));
+        rows.extend(verdict::rows(self, width, is_low, now));
+        rows.extend(self.pressure.rows(self, width, is_low));
         // The keys take the last row, unless there is hardly any.
         let footer = usize::from(height > 5);
         rows.truncate(height - footer);
         let left = height - footer - rows.len();
-        let parts = [
-            findings::sick(self, width, now),
-            findings::was_sick(self, width, now),
-            sources::rows(self, width, now),
-        ];
+        let parts = |wrapped: bool| {
+            [
+                findings::sick(self, width, wrapped, now),
+                findings::was_sick(self, width, now),
+                sources::rows(self, width, now),
+            ]
+        };
+        // What is sick is told whole where there is room, else each in a row.
+        let whole = parts(true);
+        let parts = if whole.iter().map(Vec::len).sum::<usize>() <= left { whole } else { parts(false) };
         let shares = share(&parts, left);
         // Air between the parts, where there is room for all of it.
         let airy = shares.iter().sum::<usize>() + parts.len() <= left;
@@ -169,8 +183,10 @@ impl Screen {
             format!(" /{}▏  enter keeps the filter, esc clears it", crate::render::text::clean(&self.filter))
         } else if let Some(notice) = &self.notice {
             format!(" {notice}")
-        } else if self.filter.is_empty() {
+        } else if self.filter.is_empty() && width >= 62 {
             " q quit   / filter   enter evidence   w why   y copy   ? keys".to_owned()
+        } else if self.filter.is_empty() {
+            " q quit   w why   ? keys".to_owned()
         } else {
             format!(" filter: {} (esc clears it)   q quit   ? keys", crate::render::text::clean(&self.filter))
         };
@@ -197,8 +213,8 @@ fn shorten(mut part: Rows, rows: usize, colour: bool) -> Rows {
     let left_out = part.len().saturating_sub(rows);
     if left_out > 0 {
         part.truncate(rows);
-        // A title alone needs no number below it.
-        if rows > 1
+        // A title, or a title and its first row: a number below would take the row that matters.
+        if rows > 2
             && let Some(last) = part.last_mut()
         {
             let text = format!("   … {} more", left_out + 1);

@@ -3,8 +3,11 @@
 use jiff::Timestamp;
 use nodewhy_proto::{CollectorState, Outcome};
 
+use ratatui::text::Line;
+
 use super::paint;
 use super::screen::{Rows, Screen};
+use crate::lines::headline;
 use crate::render::text::{clean, pad, width};
 use crate::render::time::lasted;
 use crate::render::{Paint, Span};
@@ -29,6 +32,11 @@ pub(super) fn rows(screen: &Screen, columns: usize, now: Timestamp) -> Rows {
             let (said, silent): (Vec<_>, Vec<_>) =
                 read.into_iter().partition(|(_, source)| source.summary.is_some());
             let names = other.iter().chain(&said).map(|(name, _)| width(name)).max().unwrap_or(0).min(20);
+            // What is broken stands first: on a low screen the end is cut.
+            let (broken, other): (Vec<_>, Vec<_>) = other.into_iter().partition(|(_, source)| {
+                matches!(source.outcome, Outcome::Failed { .. } | Outcome::Stuck { .. })
+            });
+            rows.extend(broken.into_iter().map(|one| unread(screen, one, names, columns, now)));
             for (name, source) in said {
                 let summary = source.summary.as_deref().unwrap_or_default();
                 let spans = [
@@ -40,16 +48,7 @@ pub(super) fn rows(screen: &Screen, columns: usize, now: Timestamp) -> Rows {
                 rows.push(paint::line(&spans, columns, screen.colour));
             }
             rows.extend(side_by_side(screen, &silent, columns));
-            for (name, source) in other {
-                let (mark, paint) = mark(&source.outcome);
-                let why = why(&source.outcome, now);
-                let spans = [
-                    Span::new(&format!(" {mark} "), paint),
-                    Span::new(&format!("{}  ", pad(&clean(name), names)), Paint::Plain),
-                    Span::new(&why, Paint::Plain),
-                ];
-                rows.push(paint::line(&spans, columns, screen.colour));
-            }
+            rows.extend(other.into_iter().map(|one| unread(screen, one, names, columns, now)));
         }
     }
     for line in &screen.place {
@@ -58,9 +57,32 @@ pub(super) fn rows(screen: &Screen, columns: usize, now: Timestamp) -> Rows {
     rows
 }
 
-/// `absent: …`, `failed: …`, `stuck: a read has not ended for 14s`, `not read yet`.
-fn why(outcome: &Outcome, now: Timestamp) -> String {
+/// ` ✗ kubelet  failed: …`
+fn unread(
+    screen: &Screen,
+    (name, source): (&String, &CollectorState),
+    names: usize,
+    columns: usize,
+    now: Timestamp,
+) -> Line<'static> {
+    let (mark, paint) = mark(&source.outcome);
+    let why = why(&source.outcome, columns.saturating_sub(names + 6), now);
+    let spans = [
+        Span::new(&format!(" {mark} "), paint),
+        Span::new(&format!("{}  ", pad(&clean(name), names)), Paint::Plain),
+        Span::new(&why, Paint::Plain),
+    ];
+    paint::line(&spans, columns, screen.colour)
+}
+
+/// Why it is absent, `failed: …`, `stuck: a read has not ended for 14s`, `not read yet`. Where the whole reason for an
+/// absence does not fit, its headline stands.
+fn why(outcome: &Outcome, columns: usize, now: Timestamp) -> String {
     match (outcome, outcome.why()) {
+        (Outcome::Absent { why }, _) => {
+            let whole = clean(why);
+            if width(&whole) <= columns { whole.into_owned() } else { headline(&whole).to_owned() }
+        }
         (Outcome::Stuck { since }, _) => format!("stuck: a read has not ended for {}", lasted(*since, now)),
         (Outcome::Unknown, Some(why)) => why,
         (_, Some(why)) => format!("{}: {why}", outcome.word()),

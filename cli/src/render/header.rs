@@ -1,17 +1,22 @@
 //! The first line: which node, how it is and for how long, how sure the answer is.
 
-use jiff::Timestamp;
-use nodewhy_proto::{Conclusion, ConditionStatus, Verdict};
+use jiff::{SignedDuration, Timestamp};
+use nodewhy_proto::{Conclusion, ConditionStatus, Incident, Verdict};
 
 use super::page::{Page, Paint, Span, Style};
 use super::text::{clean, width};
 use super::time::{clock, lasted, seconds};
 use super::why::{Answer, labelled};
 
+/// A verdict older than this says when it was written.
+const OLD_PAGE: SignedDuration = SignedDuration::from_secs(5);
+
 /// Draws the first line, and the one that says when.
 pub(super) fn first_line(page: &mut Page, answer: Answer<'_>, style: Style) {
     let node = clean(&answer.verdict.node).into_owned();
     let (state, detail, paint) = state(answer);
+    // That times are UTC is said once.
+    let zone = if detail.contains("UTC") { "" } else { " UTC" };
     let right = certainty(answer);
     let left = width(&node) + 3 + width(&state) + 3 + width(&detail);
     let node = Span::new(&node, Paint::Strong);
@@ -28,7 +33,7 @@ pub(super) fn first_line(page: &mut Page, answer: Answer<'_>, style: Style) {
         page.hang(style.width, &[space(2)], &[space(2)], &state.text, paint);
         page.hang(style.width, &[space(2)], &[space(2)], rest.trim(), Paint::Plain);
     }
-    if let Some(text) = when(answer) {
+    if let Some(text) = when(answer, zone) {
         page.gap();
         labelled(page, style, "WHEN", &text, Paint::Plain);
     }
@@ -44,11 +49,15 @@ fn state(answer: Answer<'_>) -> (String, String, Paint) {
             Some(lost) => format!("was NotReady {}", lasted(lost, ended)),
             None => format!("was sick {}", lasted(incident.began, ended)),
         };
-        return (state, format!("well again since {}", clock(ended, now)), Paint::WasSick);
+        return (state, format!("well again since {} UTC", clock(ended, now)), Paint::WasSick);
     }
-    let since = verdict.ready_since.map(|since| format!(" since {}", clock(since, now))).unwrap_or_default();
+    let since =
+        verdict.ready_since.map(|since| format!(" since {} UTC", clock(since, now))).unwrap_or_default();
     let sick_for = sick_since(answer).map(|since| format!(" {}", lasted(since, now))).unwrap_or_default();
     let well = verdict.conclusion == Conclusion::Healthy;
+    if let Some(recovering) = answer.recovering {
+        return ("recovering".to_owned(), recovering.to_owned(), Paint::WasSick);
+    }
     match verdict.ready {
         Some(ConditionStatus::True) if well => ("well".to_owned(), format!("Ready{since}"), Paint::Well),
         Some(ConditionStatus::True) => {
@@ -59,16 +68,17 @@ fn state(answer: Answer<'_>) -> (String, String, Paint) {
             let word = if status == ConditionStatus::False { "False" } else { "Unknown" };
             (format!("NotReady{out}"), format!("Ready {word}{since}"), Paint::Sick)
         }
-        None if well => ("nothing abnormal".to_owned(), not_asked(), Paint::Well),
+        // A warning may hold without being the cause of anything: no more than this is known.
+        None if well => ("no known cause holds".to_owned(), not_asked(), Paint::Well),
         None => (format!("{}{sick_for}", unwell(verdict)), not_asked(), Paint::Sick),
     }
 }
 
-/// Without a cause and without a word of the API server nobody knows that the node is sick.
+/// Without a cause, and while the API server does not say otherwise, nobody knows that the node is sick.
 fn unwell(verdict: &Verdict) -> &'static str {
     match verdict.conclusion {
         Conclusion::Explained | Conclusion::Deadlock => "sick",
-        _ => "suspected",
+        _ => "unclear",
     }
 }
 
@@ -76,11 +86,18 @@ fn not_asked() -> String {
     "Ready not known: no API server asked".to_owned()
 }
 
+/// Since when this cause holds; of an incident without a cause, since it began.
 fn sick_since(answer: Answer<'_>) -> Option<Timestamp> {
-    answer
-        .incident
-        .map(|(incident, _)| incident.began)
-        .or_else(|| answer.verdict.roots.first().and_then(|root| root.since))
+    let root = answer.verdict.roots.first().and_then(|root| root.since);
+    let Some((incident, _)) = answer.incident else { return root };
+    Some(later_cause(answer.verdict, incident).unwrap_or(incident.began))
+}
+
+/// When the root began, where that was after the incident did: one incident can hold one cause after another, and the
+/// first one's times say nothing of the one that is told.
+pub(crate) fn later_cause(verdict: &Verdict, incident: &Incident) -> Option<Timestamp> {
+    let since = verdict.roots.first().and_then(|root| root.since)?;
+    (since.duration_since(incident.began) > SignedDuration::from_secs(1)).then_some(since)
 }
 
 fn certainty(answer: Answer<'_>) -> String {
@@ -104,12 +121,22 @@ pub fn certainty_word(verdict: &Verdict) -> String {
     }
 }
 
-/// An incident's times, the first whole and the others by their distance from it.
-fn when(answer: Answer<'_>) -> Option<String> {
-    let (incident, _) = answer.incident?;
+/// An incident's times, the first whole and the others by their distance from it. Without an incident, the instant
+/// that is told of, where it is not now or the first line has no time.
+fn when(answer: Answer<'_>, zone: &str) -> Option<String> {
+    let Some((incident, revision)) = answer.incident else {
+        if answer.again.is_some() {
+            return Some(format!(
+                "as of {} UTC, the recording's end",
+                answer.now.strftime("%Y-%m-%d %H:%M:%S")
+            ));
+        }
+        let since = answer.verdict.roots.first().and_then(|root| root.since).filter(|_| !zone.is_empty())?;
+        return Some(format!("since {}{zone}", clock(since, answer.now)));
+    };
     let began = incident.began;
     let mut parts = vec![
-        format!("began {} UTC", clock(began, answer.now)),
+        format!("began {}{zone}", clock(began, answer.now)),
         format!("nodewhy knew {} later", seconds(incident.opened.duration_since(began))),
     ];
     if let Some(lost) = incident.lost_ready {
@@ -119,8 +146,12 @@ fn when(answer: Answer<'_>) -> Option<String> {
             format!("Ready lost {} before", seconds(began.duration_since(lost)))
         });
     }
-    if let Some(ended) = incident.ended {
-        parts.push(format!("ended {}", clock(ended, answer.now)));
+    if let Some(since) = later_cause(answer.verdict, incident) {
+        parts.push(format!("this cause since {}", clock(since, answer.now)));
+    }
+    // Its figures are as old as the revision.
+    if incident.ended.is_none() && answer.now.duration_since(revision.at) > OLD_PAGE {
+        parts.push(format!("figures of {}", clock(revision.at, answer.now)));
     }
     Some(parts.join(" · "))
 }

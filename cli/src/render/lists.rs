@@ -64,13 +64,49 @@ pub(super) fn cannot_tell(page: &mut Page, answer: Answer<'_>, style: Style) {
     and_more(page, style, unknown.len(), shown);
 }
 
-/// What this node cannot see at all.
-pub(super) fn blind(page: &mut Page, answer: Answer<'_>, style: Style) {
-    let shown = if answer.all { usize::MAX } else { A_FEW };
-    for (index, text) in answer.verdict.blind.iter().take(shown).enumerate() {
-        labelled(page, style, if index == 0 { "BLIND" } else { "" }, text, Paint::Plain);
+/// The same beside an answer: only what they are called.
+pub(super) fn undecided(page: &mut Page, answer: Answer<'_>, style: Style) {
+    let unknown: Vec<String> = answer
+        .verdict
+        .cannot_tell
+        .iter()
+        .map(|cause| format!("{}{}", elsewhere(&cause.node, answer), cause.cause))
+        .collect();
+    if !unknown.is_empty() {
+        let text = format!("{} can't be told from here: {} (--all)", unknown.len(), unknown.join(", "));
+        labelled(page, style, "OPEN", &text, Paint::Plain);
     }
-    and_more(page, style, answer.verdict.blind.len(), shown);
+}
+
+/// What this node cannot see at all. What is missing for one and the same reason is told together.
+pub(super) fn blind(page: &mut Page, answer: Answer<'_>, style: Style) {
+    let mut reasons: Vec<(Vec<&str>, &str)> = Vec::new();
+    for text in &answer.verdict.blind {
+        let (what, why) = text.split_once(": ").unwrap_or((text, ""));
+        match reasons.iter_mut().find(|(_, other)| *other == why && !why.is_empty()) {
+            Some((whats, _)) => whats.push(what),
+            None => reasons.push((vec![what], why)),
+        }
+    }
+    let shown = if answer.all { usize::MAX } else { A_FEW };
+    for (index, (whats, why)) in reasons.iter().take(shown).enumerate() {
+        let why = if answer.all { (*why).to_owned() } else { brief(why) };
+        let text = if why.is_empty() { whats.join(", ") } else { format!("{}: {why}", whats.join(", ")) };
+        labelled(page, style, if index == 0 { "BLIND" } else { "" }, &text, Paint::Plain);
+    }
+    and_more(page, style, reasons.len(), shown);
+}
+
+/// `absent (no kubelet on this machine)` of `absent (no kubelet on this machine: no process is called …)`: a
+/// collector's reason is a headline, and then the proof.
+fn brief(why: &str) -> String {
+    let Some((outcome, reason)) = why.strip_suffix(')').and_then(|why| why.split_once(" (")) else {
+        return why.to_owned();
+    };
+    match reason.split_once(": ") {
+        Some((headline, _)) => format!("{outcome} ({headline})"),
+        None => why.to_owned(),
+    }
 }
 
 /// How much of the catalogue was decided.

@@ -1,7 +1,9 @@
 //! The answer to "why?": the first line answers, the second says why it may be believed, the third what to do.
 
 use jiff::Timestamp;
-use nodewhy_proto::{Conclusion, Evidence, Incident, Revision, RootCause, SubjectKind, Verdict};
+use nodewhy_proto::{
+    Conclusion, ConditionStatus, Evidence, Incident, Revision, RootCause, SubjectKind, Verdict,
+};
 
 use super::chain;
 use super::circle;
@@ -25,12 +27,14 @@ pub struct Answer<'a> {
     pub again: Option<&'a str>,
     /// Everything, not only the nearest and the first.
     pub all: bool,
+    /// What is better by now, while the incident is still open.
+    pub recovering: Option<&'a str>,
 }
 
 impl<'a> Answer<'a> {
     /// The answer of a verdict that belongs to no incident.
     pub fn of(verdict: &'a Verdict, now: Timestamp) -> Answer<'a> {
-        Answer { verdict, incident: None, now, near: &[], again: None, all: false }
+        Answer { verdict, incident: None, now, near: &[], again: None, all: false, recovering: None }
     }
 }
 
@@ -49,6 +53,18 @@ pub fn telling(incident: &Incident) -> Option<&Revision> {
         .or(newest)
 }
 
+/// What is better by now, while the incident is still open: it is closed only after it has been well for a while, and
+/// until then its verdict tells what was. `concluded` is the verdict of this instant.
+pub fn recovering(concluded: &Verdict) -> Option<&'static str> {
+    match (concluded.conclusion, concluded.ready) {
+        (Conclusion::Healthy, Some(ConditionStatus::True)) => {
+            Some("Ready, and no known cause holds any more")
+        }
+        (Conclusion::Healthy, None) => Some("no known cause holds any more"),
+        _ => None,
+    }
+}
+
 /// The whole page.
 pub fn page(answer: Answer<'_>, style: Style) -> Page {
     let mut page = Page::new();
@@ -58,7 +74,13 @@ pub fn page(answer: Answer<'_>, style: Style) -> Page {
     match verdict.conclusion {
         Conclusion::Explained => explained(&mut page, answer, style),
         Conclusion::Deadlock => deadlock(&mut page, answer, style),
-        Conclusion::Healthy => lists::looked(&mut page, answer, style),
+        Conclusion::Healthy => {
+            lists::looked(&mut page, answer, style);
+            if answer.all {
+                lists::not(&mut page, answer, style);
+                lists::cannot_tell(&mut page, answer, style);
+            }
+        }
         Conclusion::NoCauseFound => no_cause(&mut page, answer, style),
         Conclusion::Unknown => labelled(
             &mut page,
@@ -94,22 +116,29 @@ fn explained(page: &mut Page, answer: Answer<'_>, style: Style) {
         let label = if index == 0 { "WHY" } else { "ALSO" };
         let sure = if index == 0 { String::new() } else { format!(" (sure {:.2})", root.certainty) };
         labelled(page, style, label, &format!("{elsewhere}{}{sure}", sentence(&root.title)), Paint::Strong);
-        let second = second_line(root);
-        if let Some(text) = second {
-            let text = sentence(without_title(text, &root.title));
+        if let Some(text) = reason(root) {
             page.hang(style.width, &indent(), &indent(), &text, Paint::Plain);
         }
         if !root.chain.is_empty() {
             page.gap();
-            chain::draw(page, answer, root, second, style);
+            chain::draw(page, answer, root, second_line(root), style);
         }
         page.gap();
         remedy(page, style, &root.remedy);
     }
+    besides(page, answer, style);
+}
+
+/// What holds too, and what was ruled out. Beside an answer the undecided causes are no more than names.
+fn besides(page: &mut Page, answer: Answer<'_>, style: Style) {
     page.gap();
     lists::with(page, answer, style);
     lists::not(page, answer, style);
-    lists::cannot_tell(page, answer, style);
+    if answer.all {
+        lists::cannot_tell(page, answer, style);
+    } else {
+        lists::undecided(page, answer, style);
+    }
 }
 
 fn deadlock(page: &mut Page, answer: Answer<'_>, style: Style) {
@@ -130,10 +159,7 @@ fn deadlock(page: &mut Page, answer: Answer<'_>, style: Style) {
         );
     }
     remedy(page, style, &all);
-    page.gap();
-    lists::with(page, answer, style);
-    lists::not(page, answer, style);
-    lists::cannot_tell(page, answer, style);
+    besides(page, answer, style);
 }
 
 fn no_cause(page: &mut Page, answer: Answer<'_>, style: Style) {
@@ -170,7 +196,7 @@ fn remedy(page: &mut Page, style: Style, remedy: &[String]) {
 fn more(page: &mut Page, answer: Answer<'_>, style: Style) {
     let verdict = answer.verdict;
     let mut commands = Vec::new();
-    if !answer.all && verdict.conclusion != Conclusion::Healthy {
+    if !answer.all && (verdict.conclusion != Conclusion::Healthy || !verdict.cannot_tell.is_empty()) {
         let again = match (answer.again, answer.incident) {
             (Some(again), _) => again.to_owned(),
             (None, Some((incident, _))) if incident.ended.is_some() => {
@@ -201,6 +227,11 @@ fn more(page: &mut Page, answer: Answer<'_>, style: Style) {
     }
 }
 
+/// Why a root may be believed, as a sentence.
+pub(crate) fn reason(root: &RootCause) -> Option<String> {
+    second_line(root).map(|text| sentence(&capital(without_title(text, &root.title))))
+}
+
 /// What explains the title, unless the chain's steps already show it: the chain's first step, or the deciding
 /// piece of evidence.
 fn second_line(root: &RootCause) -> Option<&str> {
@@ -212,7 +243,7 @@ fn second_line(root: &RootCause) -> Option<&str> {
 
 /// A text that begins as its title does ("The runtime hangs: it …", "the runtime hangs: /run/… has not …") is told
 /// without that beginning.
-pub(super) fn without_title<'a>(text: &'a str, title: &str) -> &'a str {
+fn without_title<'a>(text: &'a str, title: &str) -> &'a str {
     let head = |text: &str| text.split(": ").next().unwrap_or(text).trim_end_matches('.').to_lowercase();
     match text.split_once(": ") {
         Some((_, rest)) if head(text) == head(title) => rest,
@@ -228,8 +259,20 @@ fn is_elsewhere(root: &RootCause, verdict: &Verdict) -> bool {
     root.node != verdict.node || root.subject.kind == SubjectKind::Cluster
 }
 
+/// Begins a text as a sentence begins, where it begins with a plain word: `containerd` and `payments/gateway` are
+/// names, and stay.
+fn capital(text: &str) -> String {
+    const PLAIN: [&str; 9] = ["the", "no", "a", "an", "nobody", "nothing", "its", "it", "connects"];
+    let word = text.split([' ', ',']).next().unwrap_or(text);
+    let mut letters = text.chars();
+    match letters.next().filter(|_| PLAIN.contains(&word)) {
+        Some(first) => first.to_uppercase().chain(letters).collect(),
+        None => text.to_owned(),
+    }
+}
+
 /// Ends a title as a sentence ends.
-pub(super) fn sentence(text: &str) -> String {
+fn sentence(text: &str) -> String {
     let text = text.trim();
     if text.is_empty() || text.ends_with(['.', '!', '?', ':']) { text.to_owned() } else { format!("{text}.") }
 }

@@ -21,7 +21,9 @@ const FIRST_EVERY: Duration = Duration::from_millis(50);
 /// The lines can't be written, for another reason than that the reader is gone.
 pub async fn run(watch: Watch, clock: Clock, place: &[String], out: &mut impl Write) -> anyhow::Result<()> {
     let now = clock.now();
-    let place: Vec<String> = place.iter().map(|line| format!("{} {line}", time_of_day(now, now))).collect();
+    let utc = format!("nodewhy up {}, all times in UTC", env!("CARGO_PKG_VERSION"));
+    let place = std::iter::once(&utc).chain(place).map(|line| format!("{} {line}", time_of_day(now, now)));
+    let place: Vec<String> = place.collect();
     if !write(out, &place)? {
         return Ok(());
     }

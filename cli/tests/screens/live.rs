@@ -156,7 +156,7 @@ fn drawn(screen: &Screen, columns: u16, rows: u16) -> String {
 
 fn check(file: &str, text: &str) {
     let golden = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
-    if std::env::var_os("BLESS").is_some() {
+    if std::env::var_os("NODEWHY_BLESS").is_some() {
         std::fs::write(&golden, text).unwrap();
     }
     let wanted = verdicts::golden(file);
@@ -224,6 +224,38 @@ fn nothing_abnormal_is_said_of_what_was_read_alone() {
     screen.take(well);
     let text = drawn(&screen, 80, 24);
     assert!(text.contains("not known: no source was read") && !text.contains("nothing abnormal"), "{text}");
+}
+
+#[test]
+fn what_is_to_be_done_is_told_whole_and_what_is_broken_first() {
+    let mut screen = Screen::new(place(), true);
+    let mut hung = snapshot(at("03:14:41"), 0.0);
+    let mut verdict = verdicts::hung();
+    verdict.roots[0].remedy = vec![
+        "kill -CONT $(pidof containerd): its process is stopped by a signal, nothing in it is broken."
+            .to_owned(),
+    ];
+    hung.incident = Ok(Some(Incident { began: at("03:14:27"), ..verdicts::incident_of(verdict) }));
+    if let Ok(node) = &mut hung.node {
+        node.runtime = Some("containerd 2.1.9 has not answered for 14 s".to_owned());
+    }
+    screen.take(hung.clone());
+    let text = drawn(&screen, 80, 24);
+    assert!(text.contains("nothing in it is broken."), "{text}");
+    assert!(text.contains("containerd accepts connections and has answered nothing for 14.2 s."), "{text}");
+    assert!(text.contains(" · containerd 2.1.9 · "), "{text}");
+    assert!(text.find("✗ kubelet").unwrap() < text.find("✓ memory").unwrap(), "{text}");
+    assert!(!drawn(&screen, 36, 24).contains("……"));
+
+    hung.findings = Ok(Vec::new());
+    hung.concluded = Some(verdicts::healthy());
+    screen.take(hung);
+    let text = drawn(&screen, 80, 24);
+    assert!(
+        text.contains(" now  no known cause holds any more") && text.contains(" was  The container"),
+        "{text}"
+    );
+    assert!(!text.contains("kill -CONT"), "nothing is to be done any more: {text}");
 }
 
 #[test]

@@ -30,6 +30,8 @@ const NODE: &str = "demo";
 /// One way to break the runtime.
 struct Act {
     title: &'static str,
+    /// The same in the table at the end.
+    short: &'static str,
     make: fn(&mut Containerd) -> anyhow::Result<()>,
     undo: fn(&mut Containerd) -> anyhow::Result<()>,
     cause: &'static str,
@@ -40,6 +42,7 @@ struct Act {
 const ACTS: [Act; 3] = [
     Act {
         title: "containerd is stopped with SIGSTOP: it is there, and hangs",
+        short: "containerd stopped (SIGSTOP)",
         make: |containerd| containerd.sigstop(),
         undo: |containerd| containerd.sigcont(),
         cause: "containerd_hung",
@@ -47,6 +50,7 @@ const ACTS: [Act; 3] = [
     },
     Act {
         title: "containerd is killed with SIGKILL",
+        short: "containerd killed (SIGKILL)",
         make: Containerd::sigkill,
         undo: Containerd::launch,
         cause: "containerd_dead",
@@ -54,6 +58,7 @@ const ACTS: [Act; 3] = [
     },
     Act {
         title: "the CNI configuration is removed",
+        short: "CNI configuration removed",
         make: |containerd| containerd.remove_cni_config(),
         undo: |containerd| containerd.write_cni_config(),
         cause: "cni_config_missing",
@@ -84,16 +89,17 @@ fn run() -> anyhow::Result<ExitCode> {
                 (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
             tokio::select! {
                 right = inside() => Ok(if right? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
-                _ = interrupt.recv() => Ok(interrupted()),
-                _ = terminate.recv() => Ok(interrupted()),
+                _ = interrupt.recv() => Ok(stopped(Signal::SIGINT)),
+                _ = terminate.recv() => Ok(stopped(Signal::SIGTERM)),
             }
         }),
     }
 }
 
-fn interrupted() -> ExitCode {
-    println!("Interrupted: everything that was started is stopped and removed.");
-    ExitCode::from(130)
+/// The exit code that a shell gives a program that a signal ended.
+fn stopped(by: Signal) -> ExitCode {
+    println!("Stopped by {by}: everything that was started is ended and removed.");
+    ExitCode::from(if by == Signal::SIGINT { 130 } else { 143 })
 }
 
 /// Passes signals on to the demo, and ends as it does.
@@ -124,9 +130,8 @@ struct Stage {
 
 /// Whether every verdict was right and in time.
 async fn inside() -> anyhow::Result<bool> {
-    println!(
-        "Starting a real containerd, and nodewhy's agent and aggregator, in namespaces of their own ..."
-    );
+    println!("Starting a real containerd, and nodewhy's agent and aggregator.");
+    println!("They run in namespaces of their own: nothing of this machine is touched.");
     let mut stage = set().await?;
     stage.well().await?;
     println!("All is well: the runtime answers, the CNI configuration is loaded.\n");
@@ -138,7 +143,7 @@ async fn inside() -> anyhow::Result<bool> {
         (act.make)(&mut stage.containerd)?;
         let (verdict, took) = stage.verdict(act.cause, began).await?;
         let named = root(&verdict).unwrap_or("none").to_owned();
-        right &= named == act.cause;
+        right &= fault_in(act, &named, took).is_none();
         println!("   Verdict after {:.1} s: {named}\n", took.as_secs_f64());
         stage.show(&verdict)?;
         rows.push((act, named, took));
@@ -146,19 +151,31 @@ async fn inside() -> anyhow::Result<bool> {
         stage.well().await?;
         println!("   Undone: all is well again.\n");
     }
-    println!("{:<58} {:<20} {:>10} {:>20}", "fault", "verdict", "seconds", "Kubernetes itself");
+    println!("{:<30} {:<20} {:>9} {:>12}", "FAULT", "VERDICT", "NODEWHY", "KUBERNETES");
     for (act, named, took) in rows {
-        let wrong = if named == act.cause { "" } else { "  WRONG" };
         let seconds = took.as_secs_f64();
         let kubernetes =
             Recording::load(RECORDED, act.recorded)?.lost_ready_seconds().context("Ready was kept")?;
-        println!("{:<58} {named:<20} {seconds:>10.1} {kubernetes:>20.1}{wrong}", act.title);
+        let mark = fault_in(act, &named, took).unwrap_or_default();
+        println!("{:<30} {named:<20} {seconds:>7.1} s {kubernetes:>10.1} s{mark}", act.short);
     }
-    println!("Kubernetes itself: seconds from the fault to NotReady, recorded on kubelet {RECORDED}.");
+    println!("\nNODEWHY: from the fault to the verdict, measured just now.");
+    println!("KUBERNETES: from the fault to NotReady, recorded on kubelet {RECORDED}.");
     if !right {
-        println!("A verdict was wrong or did not come in {} s.", LIMIT.as_secs());
+        println!("A verdict was wrong, or did not come within {} s.", LIMIT.as_secs());
     }
     Ok(right)
+}
+
+/// What is wrong with a verdict.
+fn fault_in(act: &Act, named: &str, took: Duration) -> Option<&'static str> {
+    if named != act.cause {
+        Some("  WRONG")
+    } else if took > LIMIT {
+        Some("  LATE")
+    } else {
+        None
+    }
 }
 
 async fn set() -> anyhow::Result<Stage> {
@@ -240,11 +257,12 @@ impl Stage {
             return Ok(());
         };
         let status = Command::new(&program)
-            .args(["why", NODE, "--color", "auto", "--aggregator"])
+            // Concluded now: an incident lasts from one act into the next, and its times are the first one's.
+            .args(["why", NODE, "--now", "--aggregator"])
             .arg(self.aggregator.socket())
             .status()
             .with_context(|| format!("run {}", program.display()))?;
-        ensure!(status.code().is_some(), "{} ended with {status}", program.display());
+        ensure!(status.success(), "{} ended with {status}", program.display());
         println!();
         Ok(())
     }
