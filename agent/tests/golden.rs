@@ -93,7 +93,7 @@ fn start(tree: &str, kubelet_healthz: SocketAddr) -> (Agent, Mover) {
     mover.skip(Duration::from_secs(24 * 60 * 60));
     let settings = Settings {
         host_root: folder("fixtures/hosts").join(tree),
-        places: Places { kubelet_healthz, ..Places::default() },
+        places: Places { kubelet_healthz: Some(kubelet_healthz), ..Places::default() },
         ..Settings::default()
     };
     (Agent::start(&settings, clock).unwrap(), mover)

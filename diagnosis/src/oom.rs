@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use nodewhy_proto::{Event, EventBody, Evidence, Finding, OomKill, OomScope, OomTask, Role, SubjectKind};
 
-use crate::signs::{api_event, bytes, certainty_by, cited, events_incomplete, told, within};
+use crate::signs::{api_event, bytes, certainty_by, cited, kernel_log_incomplete, told, within};
 use crate::{Answer, Holding, NodeCase};
 
 /// A finding of an OOM kill lasts for a minute after the newest kill.
@@ -54,7 +54,7 @@ fn biggest_task(kill: &OomKill) -> Option<&OomTask> {
 /// "No such kill", where the kernel log was read without a hole; else what is missing.
 pub(crate) fn none(node: &NodeCase, text: &str) -> Answer {
     let mut missing: Vec<String> = node.collector("oom").err().into_iter().collect();
-    missing.extend(events_incomplete(node));
+    missing.extend(kernel_log_incomplete(node));
     if !missing.is_empty() {
         return Answer::CannotTell { missing };
     }

@@ -189,6 +189,26 @@ pub(crate) fn events_incomplete(node: &NodeCase) -> Option<String> {
     }
 }
 
+/// Why the kernel's messages among the events can't be taken for all that the kernel said. An agent that was started
+/// anew leaves a hole of unknown size, and fills it: it reads the kernel log from its start, as its collector's change
+/// to `read` shows.
+pub(crate) fn kernel_log_incomplete(node: &NodeCase) -> Option<String> {
+    let missing = events_incomplete(node)?;
+    let events = node.events.known().into_iter().flatten();
+    let (mut restarts, mut newest_hole) = (true, None);
+    for event in events.clone() {
+        if let EventBody::Gap(gap) = &event.body {
+            restarts &= gap.count.is_none();
+            newest_hole = Some(event.at);
+        }
+    }
+    let read_anew = events.clone().any(|event| {
+        matches!(&event.body, EventBody::OutcomeChanged { collector, result } if collector == "oom" && result.is_read())
+            && newest_hole.is_some_and(|hole| event.at <= hole)
+    });
+    if restarts && read_anew { None } else { Some(missing) }
+}
+
 /// An Event of the API server whose message contains this.
 pub(crate) fn api_event(node: &NodeCase, reason: &str, part: &str) -> Option<Evidence> {
     node.facts.known()?.iter().find_map(|fact| match &fact.body {

@@ -13,6 +13,7 @@ use super::offset::{Offset, correct_event, correct_finding};
 
 /// How many events of a node are kept, the newest.
 const MAX_EVENTS: usize = 2000;
+const MAX_OUTCOME_CHANGES: usize = 500;
 /// How many events of a node are known again when they are told again: as many as an agent keeps.
 const MAX_IDS: usize = 4096;
 /// How long an ended finding is kept: it may be how an incident began that goes on till morning.
@@ -66,8 +67,11 @@ pub(crate) struct AgentView {
     findings: BTreeMap<String, Finding>,
     /// When `/api/v1/findings` was last asked, by our clock.
     findings_asked: Option<Timestamp>,
-    /// What happened. What it says of findings and outcomes is kept as these.
+    /// What happened, but for what it says of findings, which is kept as these, and of outcomes.
     events: VecDeque<Event>,
+    /// Changes of outcomes: a case must know from when on a collector saw. Apart, so that one that flaps pushes
+    /// out no OOM kill.
+    outcome_changes: VecDeque<Event>,
     /// What was told before, and in which order.
     ids: HashSet<String>,
     told: VecDeque<String>,
@@ -187,25 +191,19 @@ impl AgentView {
                 if let Some(outcomes) = self.outcomes.as_mut().filter(|_| !replayed) {
                     outcomes.insert(collector.clone(), result.clone());
                 }
+                keep(&mut self.outcome_changes, event, MAX_OUTCOME_CHANGES);
             }
             // A gap too: where events are missing, "no such kill" may not be said.
-            _ => self.keep(event),
+            _ => keep(&mut self.events, event, MAX_EVENTS),
         }
         self.forget(now);
         if is_gap { Taken::Gap } else { Taken::New }
     }
 
-    fn keep(&mut self, event: Event) {
-        self.events.push_back(event);
-        if self.events.len() > MAX_EVENTS {
-            self.events.pop_front();
-        }
-    }
-
     /// The agent can't go on from our cursor: whatever is not told again is missing from here on.
     pub(crate) fn lose_cursor(&mut self, now: Timestamp) {
         let Some(from) = self.cursor.take() else { return };
-        self.keep(Event {
+        let gap = Event {
             id: format!("gap/{from}/refused"),
             cursor: from.clone(),
             at: now,
@@ -213,7 +211,8 @@ impl AgentView {
             boot_id: None,
             source: "aggregator".to_owned(),
             body: EventBody::Gap(Gap { from, to: "unknown".to_owned(), count: None }),
-        });
+        };
+        keep(&mut self.events, gap, MAX_EVENTS);
     }
 
     /// One that has ended stays so: a late report of its life does not revive it.
@@ -278,7 +277,8 @@ impl AgentView {
     /// Events within the window; the same rule.
     pub(crate) fn events_within(&self, from: Timestamp, to: Timestamp) -> Source<Vec<Event>> {
         let within = || {
-            let within = self.events.iter().filter(|event| event.at >= from);
+            let all = self.events.iter().chain(&self.outcome_changes);
+            let within = all.filter(|event| event.at >= from);
             within
                 .cloned()
                 .map(|mut event| {
@@ -320,9 +320,17 @@ impl AgentView {
         self.active().filter(|finding| finding.severity == Severity::Critical)
     }
 
-    /// The events that are kept, in the order in which they came.
+    /// The events that are kept, in the order in which they came, but for changes of outcomes.
     pub(crate) fn events(&self) -> impl DoubleEndedIterator<Item = &Event> {
         self.events.iter()
+    }
+}
+
+/// Adds the newest, and lets go of the oldest over `most`.
+fn keep(events: &mut VecDeque<Event>, event: Event, most: usize) {
+    events.push_back(event);
+    if events.len() > most {
+        events.pop_front();
     }
 }
 
@@ -471,6 +479,12 @@ mod tests {
         assert!(reads(&view));
         view.take_event(failed(2, 101), at(101));
         assert!(!reads(&view));
+        // A case must know from when on a collector saw, and when not.
+        assert_eq!(view.events_within(at(0), at(102)).known().map(Vec::len), Some(2));
+        for number in 3..10_000 {
+            view.take_event(failed(number, 101), at(101));
+        }
+        assert_eq!(view.outcome_changes.len(), MAX_OUTCOME_CHANGES);
     }
 
     #[test]

@@ -75,7 +75,7 @@ mod tests {
     use nodewhy_proto::{
         EventBody, FactBody, Gap,
         OomScope::{Global, Memcg},
-        OomTask, Role,
+        OomTask, Outcome, Role,
         SubjectKind::Kubelet,
     };
 
@@ -126,5 +126,14 @@ mod tests {
         well().failed("oom").cannot_tell(&CAUSE);
         let gap = Gap { from: "1".into(), to: "9".into(), count: Some(8) };
         well().happened("gap", 20, "agent", EventBody::Gap(gap)).cannot_tell(&CAUSE);
+        let restart = || EventBody::Gap(Gap { from: "1".into(), to: "9".into(), count: None });
+        well().happened("gap", 20, "agent", restart()).cannot_tell(&CAUSE);
+    }
+
+    #[test]
+    fn an_agent_that_was_started_anew_has_read_the_kernel_log_again() {
+        let restart = EventBody::Gap(Gap { from: "1".into(), to: "9".into(), count: None });
+        let read = EventBody::OutcomeChanged { collector: "oom".to_owned(), result: Outcome::Read };
+        well().happened("read", 19, "oom", read).happened("gap", 20, "agent", restart).no(&CAUSE);
     }
 }

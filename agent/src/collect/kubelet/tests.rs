@@ -401,7 +401,7 @@ fn an_empty_host_root_is_a_failure_and_garbage_is_no_kubelet() {
 #[test]
 fn a_read_that_failed_forgets_no_kubelet() {
     let root = tempfile::tempdir().unwrap();
-    let places = Places { kubelet_healthz: nowhere(), ..Places::default() };
+    let places = Places { kubelet_healthz: Some(nowhere()), ..Places::default() };
     let host = Host::new(root.path(), Clock::system(), places);
     crate::host::process::made::process(root.path(), 734, "kubelet", 'S');
     let mut running = COLLECTOR.start();
