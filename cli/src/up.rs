@@ -169,7 +169,9 @@ pub fn run(up: &Up, screen: Screen, runtime_dir: Option<&Path>) -> anyhow::Resul
 fn log_to_stderr(screen: Screen) {
     let levels = Targets::new()
         .with_default(LevelFilter::WARN)
-        .with_target("nodewhy_aggregator::incident", LevelFilter::ERROR);
+        .with_target("nodewhy_aggregator::incident", LevelFilter::ERROR)
+        // kube says at each try that the API server is not there; the aggregator says it once, and that it is back.
+        .with_target("kube_client", LevelFilter::OFF);
     let colour = screen.colour && std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
     if tracing_subscriber::registry().with(lines.with_filter(levels)).try_init().is_err() {

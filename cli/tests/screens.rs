@@ -69,6 +69,14 @@ fn no_cause_found() {
 }
 
 #[test]
+fn a_critical_finding_that_no_cause_cites_is_not_hidden() {
+    let mut verdict = verdicts::nothing_found();
+    let summary = "NetworkReady=false: cni plugin not initialized; no network config found in /etc/cni/net.d";
+    verdict.unexplained = vec![verdicts::sick("runtime_network_not_ready", summary)];
+    check("unexplained", Answer::of(&verdict, verdicts::at("04:11:02")));
+}
+
+#[test]
 fn a_deadlock() {
     let verdict = verdicts::deadlock();
     check("deadlock", Answer::of(&verdict, verdicts::at("05:00:00")));

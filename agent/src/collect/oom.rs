@@ -224,7 +224,7 @@ fn summary(reading: &Reading) -> String {
         0 => String::new(),
         lost => format!(", {lost} records lost"),
     };
-    format!("{} followed, {killed} since its start{lost}", reading.way)
+    format!("{} followed, {killed} in it{lost}", reading.way)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "no counter of lines reaches 2^53")]

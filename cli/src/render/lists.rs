@@ -26,6 +26,21 @@ pub(super) fn with(page: &mut Page, answer: Answer<'_>, style: Style) {
     and_more(page, style, answer.verdict.contributing.len(), shown);
 }
 
+/// Critical findings that hold and that no known cause accounts for: what is seen is never hidden.
+pub(super) fn unexplained(page: &mut Page, answer: Answer<'_>, style: Style) {
+    for (index, finding) in answer.verdict.unexplained.iter().enumerate() {
+        let label = if index == 0 { "SICK" } else { "" };
+        let since = clock(finding.began, answer.now);
+        let text = format!("{}, since {since}: {}", finding.finding, finding.summary);
+        labelled(page, style, label, &text, Paint::Sick);
+    }
+    if !answer.verdict.unexplained.is_empty() {
+        let text = "No cause that nodewhy knows accounts for it.";
+        page.hang(style.width, &indent(), &indent(), text, Paint::Plain);
+        page.gap();
+    }
+}
+
 /// The look-alikes that were ruled out, each with what speaks against it.
 pub(super) fn not(page: &mut Page, answer: Answer<'_>, style: Style) {
     let mut ruled: Vec<&RuledOut> = answer.verdict.ruled_out.iter().collect();

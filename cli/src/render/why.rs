@@ -71,6 +71,9 @@ pub fn page(answer: Answer<'_>, style: Style) -> Page {
     header::first_line(&mut page, answer, style);
     page.gap();
     let verdict = answer.verdict;
+    if !matches!(verdict.conclusion, Conclusion::Explained | Conclusion::Deadlock) {
+        lists::unexplained(&mut page, answer, style);
+    }
     match verdict.conclusion {
         Conclusion::Explained => explained(&mut page, answer, style),
         Conclusion::Deadlock => deadlock(&mut page, answer, style),
@@ -132,6 +135,7 @@ fn explained(page: &mut Page, answer: Answer<'_>, style: Style) {
 /// What holds too, and what was ruled out. Beside an answer the undecided causes are no more than names.
 fn besides(page: &mut Page, answer: Answer<'_>, style: Style) {
     page.gap();
+    lists::unexplained(page, answer, style);
     lists::with(page, answer, style);
     lists::not(page, answer, style);
     if answer.all {

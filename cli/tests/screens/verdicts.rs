@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use nodewhy_proto::{
-    Conclusion, ConditionStatus, CouldNotTell, Evidence, Held, Incident, Origin, Revision, RootCause,
-    RuledOut, Step, Subject, SubjectKind, Verdict,
+    Conclusion, ConditionStatus, CouldNotTell, Evidence, Finding, Held, Incident, Origin, Revision,
+    RootCause, RuledOut, Severity, Step, Subject, SubjectKind, Verdict,
 };
 
 pub(crate) fn golden(file: &str) -> String {
@@ -284,6 +284,22 @@ pub(crate) fn healthy() -> Verdict {
     }
 }
 
+/// A critical finding that no cause cites.
+pub(crate) fn sick(finding: &str, summary: &str) -> Finding {
+    Finding {
+        id: finding.to_owned(),
+        finding: finding.to_owned(),
+        collector: "runtime".to_owned(),
+        subject: Subject::new(SubjectKind::Cni, "NetworkPluginNotReady"),
+        severity: Severity::Critical,
+        began: at("04:10:05"),
+        noticed: at("04:10:05"),
+        ended: None,
+        summary: summary.to_owned(),
+        evidence: Vec::new(),
+    }
+}
+
 /// Every text of a document, as someone would write it who wants the reader's terminal.
 pub(crate) fn hostile() -> Verdict {
     let evil = "\u{1b}]52;c;ZXZpbA==\u{7}\u{1b}[2J\u{9b}31mname\u{202e}\r\n\u{8}\u{0}";
@@ -293,6 +309,7 @@ pub(crate) fn hostile() -> Verdict {
     verdict.blind = strings(&[evil]);
     verdict.cannot_tell = vec![unknown(evil, &[evil])];
     verdict.ruled_out = vec![no(evil, evil)];
+    verdict.unexplained = vec![sick(evil, evil)];
     for root in &mut verdict.roots {
         root.title = evil.to_owned();
         root.remedy = strings(&[evil]);

@@ -110,14 +110,14 @@ fn hung(reading: &Reading, limit: Limit) -> Option<Abnormal> {
     );
     call.at = since;
     let mut evidence = vec![call];
-    let mut summary = format!("the container runtime connects and does not answer for {seconds:.0} s");
+    let mut summary = format!("the container runtime connects and has not answered for {seconds:.0} s");
     if let (Some(state), Some(pid)) = (reading.process_state, reading.pid) {
         let name = reading.process_name.as_deref().unwrap_or("the runtime");
         let text = format!("{name} (pid {pid}) is in state {state}: {}", in_words(state));
         evidence.push(Evidence::new(text, format!("/proc/{pid}/stat")));
         if stopped.is_some() {
             summary =
-                format!("{name} (pid {pid}) is {} and does not answer for {seconds:.0} s", in_words(state));
+                format!("{name} (pid {pid}) is {} and has not answered for {seconds:.0} s", in_words(state));
         }
     }
     Some(Abnormal { since, ..abnormal(reading, "runtime_hung", Severity::Critical, summary, evidence) })
