@@ -58,7 +58,7 @@ test: $(TOOLS)/nextest
 .PHONY: bench
 bench:
 	@$(call install,$(BENCH_PACKAGES))
-	cargo build --profile dist --locked --workspace --bins
+	cargo build --profile dist --locked --workspace --bin nodewhy-agent --bin nodewhy --bin bench
 	@exec $(TARGET)/dist/bench
 
 .PHONY: agent
