@@ -100,6 +100,13 @@ mod tests {
         let listed: BTreeSet<String> = ALL.iter().map(|cause| cause.id.to_owned()).collect();
         assert_eq!(files, listed);
         assert_eq!(listed.len(), ALL.len(), "an id stands twice");
+        // A case that says yes, one for a look-alike that says no, and one in which the deciding source is missing.
+        for id in listed {
+            let text = std::fs::read_to_string(format!("{folder}/{id}.rs")).unwrap();
+            for asked in [".yes(&CAUSE)", ".no(&CAUSE)", ".cannot_tell(&CAUSE)"] {
+                assert!(text.contains(asked), "{id}.rs tests no case with {asked}");
+            }
+        }
     }
 
     #[test]
