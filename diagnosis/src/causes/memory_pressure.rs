@@ -1,6 +1,6 @@
 use nodewhy_proto::{Condition, ConditionStatus, Evidence, Subject};
 
-use crate::signs::{api_event, certainty, certainty_by, clean, standing, told};
+use crate::signs::{api_event, certainty, certainty_by, clean, silence, standing, told};
 use crate::{Answer, Case, Cause, Holding, NodeCase, Scope};
 
 pub(super) static CAUSE: Cause = Cause {
@@ -32,7 +32,11 @@ fn check(_: &Case, node: &NodeCase) -> Answer {
     let low = standing(node, "memory_available_low").filter(|low| low.is_active());
     let says = says_pressure(node);
     if low.is_none() && says.is_none() {
-        return clean(node, "memory", "memory.available is above the kubelet's eviction threshold");
+        // The threshold is the kubelet's: where none was found there is none to be above.
+        return match silence(node, &["memory", "kubelet"]) {
+            Ok(()) => clean(node, "memory", "memory.available is above the kubelet's eviction threshold"),
+            Err(missing) => Answer::CannotTell { missing },
+        };
     }
     let event = api_event(node, "EvictionThresholdMet", "");
     let signals = usize::from(low.is_some()) + usize::from(says.is_some()) + usize::from(event.is_some());
@@ -101,5 +105,6 @@ mod tests {
     #[test]
     fn it_cannot_be_told_without_the_figures() {
         well().failed("memory").cannot_tell(&CAUSE);
+        well().absent("kubelet").cannot_tell(&CAUSE);
     }
 }
