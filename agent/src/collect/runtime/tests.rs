@@ -319,7 +319,11 @@ fn with_its_process_stopped_three_seconds_are_enough() {
     let (_, states) = stage.read(&mut source);
     assert_eq!(names(&states), ["runtime_hung"]);
     assert!(states[0].summary.contains("containerd (pid "), "{}", states[0].summary);
-    assert!(states[0].summary.contains(") is stopped by a signal and does not"), "{}", states[0].summary);
+    assert!(
+        states[0].summary.contains(") is stopped by a signal and has not answered"),
+        "{}",
+        states[0].summary
+    );
     // A process that sleeps proves nothing: ten seconds are needed again.
     stage.process("containerd", 'S');
     assert_eq!(names(&stage.read(&mut source).1), [""; 0]);
