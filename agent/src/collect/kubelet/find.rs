@@ -75,12 +75,21 @@ pub(crate) fn kubelet(host: &Host) -> Option<Process> {
 /// Looks at every process of the node.
 ///
 /// # Errors
-/// /proc cannot be listed.
+/// /proc cannot be listed; or no kubelet was found, and there are processes that could not be read (no descriptors
+/// left): one of them may be it.
 pub(crate) fn find(host: &Host) -> Result<Found, ReadError> {
     let mut found = Found::default();
+    let mut unread = None;
     for pid in host.pids()? {
-        // A process that cannot be read costs only itself: it ended, or is hidden from us.
-        let Ok(Some(process)) = host.process(pid) else { continue };
+        let process = match host.process(pid) {
+            Ok(Some(process)) => process,
+            Err(error @ ReadError::Io { .. }) => {
+                unread.get_or_insert(error);
+                continue;
+            }
+            // It has ended, is hidden from us, or is none that the kernel would show so.
+            Ok(None) | Err(_) => continue,
+        };
         let Some((_, check)) = NAMES.iter().find(|(name, _)| *name == process.name) else { continue };
         match examine(host, process, *check) {
             Ok(Some(candidate)) => {
@@ -92,7 +101,10 @@ pub(crate) fn find(host: &Host) -> Result<Found, ReadError> {
             Err(why) => found.others.push(format!("process {pid} is not this node's kubelet: {why}")),
         }
     }
-    Ok(found)
+    match unread {
+        Some(error) if found.kubelet.is_none() => Err(error),
+        _ => Ok(found),
+    }
 }
 
 /// `Ok(None)`: it has ended. `Err`: why it is not the kubelet.
@@ -234,6 +246,16 @@ mod tests {
         let kubelet = found.kubelet.unwrap();
         assert_eq!((kubelet.process.pid, kubelet.status.threads), (344, Some(12)));
         assert_eq!(kubelet.cgroups, [SERVICE]);
+    }
+
+    #[test]
+    fn a_process_that_cannot_be_read_may_be_the_kubelet() {
+        let (root, host) = node();
+        // Reading a folder fails as a file does when no descriptors are left: with an error that is not "gone".
+        fs::create_dir_all(root.path().join("proc/344/stat")).unwrap();
+        assert!(matches!(find(&host), Err(ReadError::Io { .. })), "no word that there is none");
+        process(root.path(), 200, "kubelet", 0, 'S', 3600, SERVICE, b"");
+        assert_eq!(pid(&host), Some(200));
     }
 
     #[test]
