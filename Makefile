@@ -53,7 +53,6 @@ test: $(TOOLS)/nextest
 	@$(call install,$(TEST_PACKAGES))
 	cargo build --locked --workspace --bins
 	cargo nextest run --locked --workspace
-	cargo test --locked --workspace --doc
 
 .PHONY: bench
 bench:
