@@ -21,7 +21,8 @@ BUILD_PACKAGES := gcc libc6-dev
 TEST_PACKAGES := $(BUILD_PACKAGES) containerd runc containernetworking-plugins iproute2 prometheus
 BENCH_PACKAGES := $(TEST_PACKAGES) prometheus-node-exporter
 
-# Installs those of the named Debian packages that are missing, and starts none of their services.
+# Installs those of the named Debian packages that are missing. RUNLEVEL=1 keeps their services from starting, except
+# where systemd runs: there Debian starts containerd and prometheus, which the tests neither use nor touch.
 define install
 missing=""; for package in $(1); do \
   dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
