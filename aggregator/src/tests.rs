@@ -209,7 +209,8 @@ async fn an_incident_from_the_first_finding_to_the_end_across_a_restart() {
     api.put(LEASES, "MODIFIED", lease(world.clock.now()));
     eventually("nothing is wrong", async || {
         let summary = world.summary().await;
-        (summary.ready == Some(ConditionStatus::True) && summary.findings.is_empty()).then_some(())
+        (summary.ready == Some(ConditionStatus::True) && summary.findings.as_ref().is_some_and(Vec::is_empty))
+            .then_some(())
     })
     .await;
     tokio::time::sleep(Duration::from_millis(100)).await;

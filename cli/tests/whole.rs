@@ -35,7 +35,7 @@ fn summary(name: &str, ready: Option<ConditionStatus>, incident: Option<&str>) -
         agent: "answers".to_owned(),
         agent_age_seconds: Some(0.2),
         lease_age_seconds: Some(4.0),
-        findings: Vec::new(),
+        findings: Some(Vec::new()),
         incident: incident.map(str::to_owned),
     }
 }

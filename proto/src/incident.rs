@@ -60,8 +60,9 @@ pub struct NodeSummary {
     /// Seconds since the Lease was last renewed, by its renewTime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_age_seconds: Option<f64>,
-    /// Findings that hold.
-    pub findings: Vec<crate::Finding>,
+    /// Findings that hold, as the agent last told; absent where no agent was ever heard: that is not "none".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub findings: Option<Vec<crate::Finding>>,
     /// The open incident, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incident: Option<String>,

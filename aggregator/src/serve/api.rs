@@ -222,7 +222,7 @@ fn summary(known: &Known, name: &str, now: Timestamp) -> NodeSummary {
         agent: agent.map_or_else(|| "no agent is followed".to_owned(), agent_word),
         agent_age_seconds: agent.and_then(|agent| agent.heard).map(|heard| seconds_since(heard, now)),
         lease_age_seconds: known.cluster.lease(name, now).map(|lease| seconds_since(lease.renew_time, now)),
-        findings: agent.map(|agent| agent.active().cloned().collect()).unwrap_or_default(),
+        findings: agent.filter(|agent| agent.heard.is_some()).map(|agent| agent.active().cloned().collect()),
         incident: None,
     }
 }

@@ -41,7 +41,7 @@ pub(super) async fn all(aggregator: &Client) -> Result<Vec<NodeSummary>, ClientE
 fn rank(node: &NodeSummary) -> u8 {
     match node.ready {
         Some(ConditionStatus::False | ConditionStatus::Unknown) => 0,
-        _ if node.incident.is_some() || node.findings.iter().any(Finding::is_active) => 1,
+        _ if node.incident.is_some() || node.findings.iter().flatten().any(Finding::is_active) => 1,
         _ if node.agent != "answers" => 2,
         _ => 3,
     }
@@ -75,10 +75,12 @@ fn row(node: &NodeSummary) -> Vec<String> {
     let sick: Vec<&str> = node
         .findings
         .iter()
+        .flatten()
         .filter(|finding| finding.is_active())
         .map(|finding| finding.finding.as_str())
         .collect();
     let sick = match sick.as_slice() {
+        [] if node.findings.is_none() => "not known".to_owned(),
         [] => "-".to_owned(),
         [one] => (*one).to_owned(),
         [first, others @ ..] => format!("{first} +{}", others.len()),

@@ -85,7 +85,7 @@ fn snapshot(now: Timestamp, memory: f64) -> Snapshot {
         agent: "answers".to_owned(),
         agent_age_seconds: Some(0.1),
         lease_age_seconds: None,
-        findings: Vec::new(),
+        findings: Some(Vec::new()),
         incident: None,
     };
     let findings = vec![
