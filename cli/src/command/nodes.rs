@@ -99,3 +99,16 @@ fn ago(seconds: Option<f64>) -> String {
     let passed = seconds.and_then(|seconds| SignedDuration::try_from_secs_f64(seconds).ok());
     passed.map_or_else(|| "-".to_owned(), age)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_agent_told_is_not_none() {
+        let text = r#"{"name": "worker-7", "agent": "no agent is followed"}"#;
+        let unheard: NodeSummary = serde_json::from_str(text).unwrap();
+        assert_eq!(row(&unheard)[4], "not known");
+        assert_eq!(row(&NodeSummary { findings: Some(Vec::new()), ..unheard })[4], "-");
+    }
+}
