@@ -1,0 +1,3 @@
+//! The proving ground from the command line.
+
+fn main() {}
