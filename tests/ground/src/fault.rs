@@ -34,6 +34,23 @@ pub struct Fault {
     pub each_time: bool,
 }
 
+impl Fault {
+    /// What most faults have. The two functions have no usual form: a fault that forgets one fails when it is run, and
+    /// a test runs no fault without a name, cause and sign.
+    pub const USUAL: Fault = Fault {
+        name: "",
+        about: "",
+        cause: "",
+        subject: (SubjectKind::Node, ""),
+        sees: &[],
+        unseen: None,
+        inject: |_| anyhow::bail!("this fault has no inject function"),
+        undo: |_| anyhow::bail!("this fault has no undo function"),
+        hold: Duration::from_secs(20),
+        each_time: false,
+    };
+}
+
 /// What an agent is to see of a fault.
 #[derive(Debug)]
 pub struct Sees {

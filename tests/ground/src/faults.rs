@@ -1,6 +1,64 @@
-//! The library of faults: one list that one can read.
+//! The library of faults: one list that one can read. Each file is a part of the node that is broken.
+
+mod cni;
+mod kubelet;
+mod runtime;
 
 use crate::fault::Fault;
 
+/// All of them, by group, in the order in which the table shows them.
+pub static FAULTS: &[(&str, &[&Fault])] = &[
+    (
+        "Runtime",
+        &[
+            &runtime::DEAD,
+            &runtime::HUNG,
+            &runtime::SLOW,
+            &runtime::ONE_CONTAINER_HUNG,
+            &runtime::STATE_DAMAGED,
+            &runtime::CNI_DIR_REMOVED,
+        ],
+    ),
+    (
+        "CNI",
+        &[
+            &cni::CONFIG_MISSING,
+            &cni::CONFIG_INVALID,
+            &cni::PLUGIN_MISSING,
+            &cni::IPAM_EXHAUSTED,
+            &cni::IPAM_LEAKED,
+            &cni::AGENT_SOCKET_GONE,
+            &cni::VETH_GONE,
+            &cni::NAMESPACE_NEVER_MADE,
+        ],
+    ),
+    ("Kubelet", &[&kubelet::KILLED, &kubelet::STOPPED, &kubelet::HUNG, &kubelet::CERTIFICATE_EXPIRED]),
+];
+
 /// All of them.
-pub static FAULTS: &[&Fault] = &[];
+pub fn all() -> impl Iterator<Item = &'static Fault> {
+    FAULTS.iter().flat_map(|(_, faults)| faults.iter().copied())
+}
+
+/// The fault of this name.
+pub fn find(name: &str) -> Option<&'static Fault> {
+    all().find(|fault| fault.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_fault_says_what_it_is_and_what_must_be_seen_of_it() {
+        let mut names = BTreeSet::new();
+        for fault in all() {
+            assert!(names.insert(fault.name), "{} is there twice", fault.name);
+            let said = [fault.name, fault.about, fault.cause, fault.subject.1];
+            assert!(!said.contains(&""), "{fault:?}");
+            assert_eq!(fault.sees.is_empty(), fault.unseen.is_some(), "{}: seen, or said why not", fault.name);
+        }
+    }
+}
