@@ -18,9 +18,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::Value;
-use support::get;
+use support::{Events, get};
 
 /// A user without any right.
 const NOBODY: u32 = 65534;
@@ -156,6 +156,32 @@ fn no_thread_is_made_after_the_start() {
         assert!(new.is_empty(), "{new:?} came after the start");
     }
     agent.goes_on();
+}
+
+#[test]
+fn without_free_descriptors_what_is_kept_open_is_read_on() {
+    let agent = start(|command| {
+        command.stderr(Stdio::null());
+    });
+    agent.goes_on();
+    let mut events = Events::open(&agent.socket, "", "");
+    let before = agent.ticks();
+    let pid = rustix::process::Pid::from_child(&agent.child);
+    let usual = prlimit(Some(pid), Resource::Nofile, getrlimit(Resource::Nofile)).unwrap();
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(3), ..usual }).unwrap();
+    // What must open says so, over the stream that was open before.
+    let failed = loop {
+        let event = events.next();
+        if event.kind == "outcome_changed" && event.data["result"]["outcome"] == "failed" {
+            break event.data;
+        }
+    };
+    assert!(failed["result"]["error"].as_str().unwrap().contains("no descriptor left"), "{failed}");
+    std::thread::sleep(Duration::from_secs(2));
+    prlimit(Some(pid), Resource::Nofile, usual).unwrap();
+    let pressure = get(&agent.socket, "/api/v1/state").json()["collectors"]["pressure"].clone();
+    assert_eq!(pressure["outcome"], "read", "{pressure}");
+    assert!(pressure["ticks"]["total"].as_u64().unwrap() >= before + 2, "{pressure}");
 }
 
 #[test]
