@@ -63,7 +63,7 @@ pub struct Account {
     pub tries: u64,
     /// Tries that ended in `Failed`.
     pub failures: u64,
-    /// Ticks that went by unused while a try was in flight.
+    /// Ticks that had no try of their own: one was in flight, or the collector's thread was not run.
     pub missed: u64,
     /// How punctual it is; `None` while it is switched off.
     pub ticks: Option<nodewhy_proto::Ticks>,

@@ -3,6 +3,11 @@
 //! A thread a collector is what makes a hung read cost only itself: there is one in flight by construction, and the
 //! board sees its age. Threads also go on reading when the API's runtime is busy. A stack that is never used deep
 //! costs a few pages.
+//!
+//! Their priority is the usual one. `nice` orders a thread among those of its own cgroup alone, so in a pod it would
+//! help the agent against nobody but itself: what counts there is the pod's CPU request (`cpu.weight`). A real-time
+//! policy would count, and a defect of ours would then starve the node; threads in D, the usual high load, take no
+//! processor from anybody.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -37,7 +37,7 @@ pub struct Ticks {
     total: u64,
     /// Those of them that were late.
     late: u64,
-    /// Ticks that went by unused while a read was in flight.
+    /// Ticks that had no read of their own.
     missed: u64,
     longest: Option<Duration>,
     newest: VecDeque<Late>,
@@ -73,6 +73,8 @@ impl Ticks {
         let served = past.min(began + ON_TIME + Duration::from_nanos(1));
         let rest = grid.from(served);
         self.serve(grid, served, now, true);
+        // One of them is this read's own.
+        self.missed += grid.before(served).saturating_sub(1);
         if rest.first < past {
             self.missed += rest.before(past);
             self.unused = Some((rest, past));
@@ -80,7 +82,7 @@ impl Ticks {
         self.next = Some(grid.from(past));
     }
 
-    /// Ticks that went by unused while a read was in flight.
+    /// Ticks that had no read of their own: one was in flight, or this thread was not run.
     pub fn missed(&self) -> u64 {
         self.missed
     }
@@ -240,7 +242,12 @@ mod tests {
 
     #[test]
     fn a_thread_that_was_not_woken_is_seen_before_it_runs() {
-        assert_eq!(seen(&planned(), 1900), (1, 1, vec![(1000, 900)]));
+        let mut ticks = planned();
+        assert_eq!(seen(&ticks, 1900), (1, 1, vec![(1000, 900)]));
+        // It ran at last: one read, and no burst, serves the three that were due.
+        read(&mut ticks, 3401, 3402);
+        assert_eq!(seen(&ticks, 3402), (3, 3, vec![(1000, 2402), (2000, 1402), (3000, 402)]));
+        assert_eq!(ticks.missed(), 2);
     }
 
     #[test]

@@ -58,7 +58,7 @@ fn collectors(board: &Board, sink: &mut Sink) {
         );
         sink.counter_with(
             "nodewhy_collector_missed_ticks_total",
-            "Ticks that went by while a try was still in flight.",
+            "Ticks that had no try of their own: one was in flight, or the agent was not run.",
             &labels,
             account.missed as f64,
         );
