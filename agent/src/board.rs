@@ -13,6 +13,7 @@ use nodewhy_proto::{
 use crate::collector::{Abnormal, Collect, Reading, Step};
 use crate::events::EventLog;
 use crate::findings::Findings;
+use crate::ticks::Ticks;
 
 /// The source of findings and events that are the agent's own.
 pub const AGENT: &str = "agent";
@@ -46,7 +47,7 @@ struct Progress {
     took: Option<Duration>,
     tries: u64,
     failures: u64,
-    late: u64,
+    ticks: Ticks,
 }
 
 /// One collector's counters, for the agent's own metrics.
@@ -62,8 +63,10 @@ pub struct Account {
     pub tries: u64,
     /// Tries that ended in `Failed`.
     pub failures: u64,
-    /// Ticks that were missed because the try before took too long.
-    pub late: u64,
+    /// Ticks that had no try of their own: one was in flight, or the collector's thread was not run.
+    pub missed: u64,
+    /// How punctual it is; `None` while it is switched off.
+    pub ticks: Option<nodewhy_proto::Ticks>,
     /// How long the newest finished try took.
     pub took: Option<Duration>,
     /// Age of the newest successful reading.
@@ -120,17 +123,26 @@ impl Board {
         }
     }
 
-    /// A read ended so. `late` ticks went by meanwhile.
-    pub fn finish(&self, collector: &'static str, step: Step, late: u64) {
-        let Some(slot) = self.slot(collector) else { return };
+    /// From now on this collector is to read at `first`, and every `every` after it.
+    pub fn plan(&self, collector: &str, first: Duration, every: Duration) {
+        if let Some(slot) = self.slot(collector) {
+            lock(&slot.now).ticks.plan(first, every);
+        }
+    }
+
+    /// A read ended so; when, on the clock of the time since boot: what is due after that is still to be planned.
+    pub fn finish(&self, collector: &'static str, step: Step) -> Duration {
         let now = self.clock.stamp();
+        let Some(slot) = self.slot(collector) else { return now.boot };
         {
             let mut progress = lock(&slot.now);
             let began = progress.began.take();
             progress.took = began.map(|began| now.boot.saturating_sub(began.boot));
             progress.tries += 1;
             progress.failures += u64::from(matches!(step.outcome, Outcome::Failed { .. }));
-            progress.late += late;
+            if let Some(began) = began {
+                progress.ticks.ended(began.boot, now);
+            }
             progress.outcome = step.outcome;
             if step.reading.is_some() {
                 progress.reading = step.reading;
@@ -143,6 +155,7 @@ impl Board {
             }
             self.observe(collector, noticed.states, now);
         }
+        now.boot
     }
 
     /// To be called every half second or so: sees reads that hang, and steps of the wall clock.
@@ -217,7 +230,8 @@ impl Board {
                     outcome: slot.outcome(&progress, now),
                     tries: progress.tries,
                     failures: progress.failures,
-                    late: progress.late,
+                    missed: progress.ticks.missed(),
+                    ticks: slot.enabled.then(|| progress.ticks.told(now)),
                     took: progress.took,
                     stuck: slot.hangs_since(&progress, now).map(|since| now.boot.saturating_sub(since.boot)),
                     age: progress.reading.map(|reading| now.boot.saturating_sub(reading.taken().boot)),
@@ -266,7 +280,7 @@ impl Slot {
             took: None,
             tries: 0,
             failures: 0,
-            late: 0,
+            ticks: Ticks::default(),
         };
         Slot { collector, enabled, now: Mutex::new(now) }
     }
@@ -300,6 +314,7 @@ impl Slot {
             age_seconds: taken.map(|taken| now.boot.saturating_sub(taken.boot).as_secs_f64()),
             took_seconds: progress.took.map(|took| took.as_secs_f64()),
             every_seconds: self.collector.every().as_secs_f64(),
+            ticks: self.enabled.then(|| progress.ticks.told(now)),
             summary: progress.reading.as_ref().filter(|_| outcome.is_read()).map(|reading| reading.summary()),
             outcome,
             reading,

@@ -143,6 +143,18 @@ impl ReadError {
 
     fn from_io(what: &'static str, path: &Path, error: std::io::Error) -> ReadError {
         let path = path.to_owned();
+        let no_descriptor = match error.raw_os_error() {
+            Some(nix::libc::EMFILE) => {
+                Some("the agent has no descriptor left: raise its limit (RLIMIT_NOFILE)")
+            }
+            Some(nix::libc::ENFILE) => Some(
+                "the node has no descriptor left (fs.file-max): end what holds so many, see /proc/sys/fs/file-nr",
+            ),
+            _ => None,
+        };
+        if let Some(meaning) = no_descriptor {
+            return ReadError::Io { what, path, error: std::io::Error::other(format!("{error}; {meaning}")) };
+        }
         match error.kind() {
             ErrorKind::NotFound => ReadError::NotFound { path },
             ErrorKind::PermissionDenied => ReadError::Denied {
@@ -302,5 +314,24 @@ impl Kept {
         };
         std::str::from_utf8(&self.buffer[..length])
             .map_err(|error| ReadError::malformed(&self.path, format!("not UTF-8: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_that_are_used_up_are_a_failure_in_clear_words_and_no_absence() {
+        for (errno, expected) in [
+            (nix::libc::ENFILE, "the node has no descriptor left (fs.file-max)"),
+            (nix::libc::EMFILE, "the agent has no descriptor left"),
+        ] {
+            let error = std::io::Error::from_raw_os_error(errno);
+            let outcome = ReadError::from_io("open", Path::new("/proc/meminfo"), error).outcome();
+            let Outcome::Failed { error } = outcome else { panic!("{outcome:?}") };
+            assert!(error.starts_with("cannot open /proc/meminfo: Too many open files"), "{error}");
+            assert!(error.contains(expected), "{error}");
+        }
     }
 }

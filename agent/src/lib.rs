@@ -10,6 +10,8 @@ pub mod cri;
 pub mod events;
 pub mod findings;
 pub mod host;
+pub mod log;
+pub mod memory_lock;
 pub mod metrics;
 pub mod node;
 pub mod once;
@@ -17,6 +19,7 @@ pub mod schedule;
 pub mod serve;
 pub mod settings;
 pub mod thresholds;
+pub mod ticks;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -58,6 +61,8 @@ impl Agent {
             let root = host.root().display();
             anyhow::bail!("no folder {root} to read the host from: mount the host there, or see --host-root");
         }
+        // Now, for a node without free process ids gives no thread later.
+        host::process::start_reader().context("cannot start the reader of command lines")?;
         let identity = Identity::read(&host, settings.node_name.as_deref());
         let enabled = |name: &str| !settings.disabled.contains(name);
         let boot_id = identity.boot_id().map(str::to_owned);

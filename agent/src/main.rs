@@ -2,25 +2,23 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use nodewhy_agent::settings::{Cli, Command, Output, Settings, Told};
-use nodewhy_agent::{Agent, once};
+use nodewhy_agent::{Agent, log, memory_lock, once};
 use nodewhy_clock::Clock;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// The end waits so long for a standard error that nobody reads.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let colour = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).with_ansi(colour).init();
-    match start(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("nodewhy-agent: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let done = start(Cli::parse());
+    let last = done.as_ref().err().map(|error| format!("nodewhy-agent: {error:#}"));
+    log::end(last.as_deref(), LAST_WORDS);
+    if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn start(cli: Cli) -> anyhow::Result<()> {
@@ -32,6 +30,11 @@ fn start(cli: Cli) -> anyhow::Result<()> {
         let text = toml::to_string(&told).context("cannot print the settings")?;
         return print(&format!("{text}# understood; what is not named here has its default\n"));
     }
+    // Before the first thread, whose stack it would lock whole.
+    if cli.command.is_none() {
+        memory_lock::lock(settings.lock_memory);
+    }
+    log::begin(cli.log, std::io::stderr().is_terminal()).context("cannot begin the log")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(2)

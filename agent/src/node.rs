@@ -4,6 +4,7 @@ use nodewhy_proto::{AgentInfo, CgroupMode, NodeId, NodeInfo};
 
 use crate::board::Board;
 use crate::host::Host;
+use crate::memory_lock;
 
 /// What is known of the node at the agent's start.
 #[derive(Clone, Debug)]
@@ -40,6 +41,7 @@ impl Identity {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 started: host.clock().now(),
                 host_root: host.root().display().to_string(),
+                memory_locked: memory_lock::outcome(),
             },
         }
     }

@@ -3,6 +3,11 @@
 //! A thread a collector is what makes a hung read cost only itself: there is one in flight by construction, and the
 //! board sees its age. Threads also go on reading when the API's runtime is busy. A stack that is never used deep
 //! costs a few pages.
+//!
+//! Their priority is the usual one. `nice` orders a thread among those of its own cgroup alone, so in a pod it would
+//! help the agent against nobody but itself: what counts there is the pod's CPU request (`cpu.weight`). A real-time
+//! policy would count, and a defect of ours would then starve the node; threads in D, the usual high load, take no
+//! processor from anybody.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -75,15 +80,16 @@ fn run(
     let mut running = collector.start();
     let clock = board.clock().clone();
     let mut due = clock.since_boot();
+    board.plan(collector.name(), due, collector.every());
     loop {
         board.begin(collector.name());
         let limits = thresholds.read().unwrap_or_else(PoisonError::into_inner).clone();
         let step = guarded(running.as_mut(), host, &limits);
-        let now = clock.since_boot();
         let every = pace(collector.every(), &step.outcome);
-        let (next, late) = next_due(due, now, every);
-        board.finish(collector.name(), step, late);
-        if !wait(running.wake(), stop.as_fd(), next.saturating_sub(now)) {
+        let now = board.finish(collector.name(), step);
+        let next = next_due(due, now, every);
+        board.plan(collector.name(), next, every);
+        if !wait(running.wake(), stop.as_fd(), next.saturating_sub(clock.since_boot())) {
             return;
         }
         // A read that was woken early leaves the cadence as it is.
@@ -99,12 +105,13 @@ fn pace(every: Duration, outcome: &Outcome) -> Duration {
     }
 }
 
-/// The next tick after `now`, on the grid that `due` stands on, and how many ticks went by unused.
-fn next_due(due: Duration, now: Duration, every: Duration) -> (Duration, u64) {
+/// The next tick after `now`, on the grid that `due` stands on: ticks that went by unused are not made up for, so
+/// that what hung for long is followed by no burst.
+fn next_due(due: Duration, now: Duration, every: Duration) -> Duration {
     let behind = now.saturating_sub(due);
     let ticks = behind.as_nanos() / every.as_nanos().max(1);
     let missed = u32::try_from(ticks).unwrap_or(u32::MAX);
-    (due + every * (missed.saturating_add(1)), u64::from(missed))
+    due + every.saturating_mul(missed.saturating_add(1))
 }
 
 /// A panic is a defect; it may cost one collector one reading, never the black box.
@@ -148,13 +155,13 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn ticks_stay_on_their_grid_and_missed_ones_are_counted() {
+    fn ticks_stay_on_their_grid_and_missed_ones_are_not_made_up_for() {
         let at = Duration::from_millis;
-        assert_eq!(next_due(at(1000), at(1010), SECOND), (at(2000), 0));
-        assert_eq!(next_due(at(1000), at(1999), SECOND), (at(2000), 0));
-        assert_eq!(next_due(at(1000), at(2000), SECOND), (at(3000), 1));
-        assert_eq!(next_due(at(1000), at(5400), SECOND), (at(6000), 4));
-        assert_eq!(next_due(at(1000), at(900), SECOND), (at(2000), 0));
+        assert_eq!(next_due(at(1000), at(1010), SECOND), at(2000));
+        assert_eq!(next_due(at(1000), at(1999), SECOND), at(2000));
+        assert_eq!(next_due(at(1000), at(2000), SECOND), at(3000));
+        assert_eq!(next_due(at(1000), at(5400), SECOND), at(6000));
+        assert_eq!(next_due(at(1000), at(900), SECOND), at(2000));
     }
 
     #[test]

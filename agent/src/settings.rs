@@ -31,6 +31,8 @@ pub struct Settings {
     pub token_file: Option<PathBuf>,
     /// The collectors that are switched off.
     pub disabled: BTreeSet<String>,
+    /// Whether the agent's program keeps its own memory from being evicted.
+    pub lock_memory: bool,
     /// Where things stand on this node.
     pub places: Places,
     /// Limits that are set here, over the kubelet's and over nodewhy's own.
@@ -46,6 +48,7 @@ impl Default for Settings {
             listen: None,
             token_file: None,
             disabled: BTreeSet::new(),
+            lock_memory: false,
             places: Places::default(),
             thresholds: Overrides::default(),
         }
@@ -116,6 +119,9 @@ pub struct Told {
     #[arg(long, env = "NODEWHY_DISABLE", value_name = "NAMES", value_delimiter = ',', global = true)]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disable: Vec<String>,
+    /// Whether to keep the agent's own memory from being evicted (mlockall) [default: true]
+    #[arg(long, env = "NODEWHY_LOCK_MEMORY", value_name = "BOOL")]
+    pub lock_memory: Option<bool>,
     /// The runtime's CRI socket [default: from the kubelet's settings, then the usual places]
     #[arg(long, env = "NODEWHY_RUNTIME_SOCKET", value_name = "PATH", global = true)]
     pub runtime_socket: Option<PathBuf>,
@@ -152,6 +158,7 @@ const KEYS: &[&str] = &[
     "listen",
     "token_file",
     "disable",
+    "lock_memory",
     "runtime_socket",
     "cni_conf_dir",
     "cni_bin_dirs",
@@ -240,6 +247,7 @@ impl Told {
             listen: self.listen.or(other.listen),
             token_file: self.token_file.or(other.token_file),
             disable: either(self.disable, other.disable),
+            lock_memory: self.lock_memory.or(other.lock_memory),
             runtime_socket: self.runtime_socket.or(other.runtime_socket),
             cni_conf_dir: self.cni_conf_dir.or(other.cni_conf_dir),
             cni_bin_dirs: either(self.cni_bin_dirs, other.cni_bin_dirs),
@@ -268,6 +276,7 @@ impl Told {
             socket: Some(self.socket.unwrap_or_else(|| DEFAULT_SOCKET.into())),
             token_file: self.token_file,
             disabled: disable,
+            lock_memory: self.lock_memory.unwrap_or(true),
             places: Places {
                 runtime_socket: self.runtime_socket,
                 cni_conf_dir: self.cni_conf_dir.unwrap_or(usual.cni_conf_dir),

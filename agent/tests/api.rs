@@ -167,12 +167,27 @@ fn one_hung_collector_costs_itself_alone_and_its_age_is_served() {
     std::thread::sleep(Duration::from_millis(20));
     assert!(hung(&get(&agent.socket, "/metrics").body).unwrap() > before && before > 0.2);
 
+    // So is it late, long before its read ends.
+    let late = || state()["hangs"]["ticks"]["late"].as_u64().unwrap();
+    wait_for("the hung one to be late", || late() > 0);
+    let hanging = state()["hangs"]["ticks"].clone();
+    assert_eq!(hanging["newest_late"][0]["is_over"], false);
+    let scrape = get(&agent.socket, "/metrics").body;
+    assert!(scrape.contains("nodewhy_collector_late_ticks_total{collector=\"hangs\"}"));
+    assert!(!scrape.contains("nodewhy_collector_late_ticks_total{collector=\"hangs\"} 0"), "{scrape}");
+
     HANGS.store(false, Ordering::SeqCst);
     wait_for("the hung one to read", || state()["hangs"]["outcome"] == "read");
     wait_for("its finding to end", || {
         let findings = get(&agent.socket, "/api/v1/findings").json();
         findings.as_array().unwrap().iter().all(|f| f["ended"].is_string())
     });
+    let ended = state()["hangs"]["ticks"].clone();
+    assert!(late() >= hanging["late"].as_u64().unwrap(), "what was late stays so");
+    assert_eq!(ended["newest_late"][0]["is_over"], true);
+    let longest = |ticks: &serde_json::Value| ticks["longest_delay_seconds"].as_f64().unwrap();
+    assert!(longest(&ended) >= longest(&hanging) && longest(&hanging) > 0.25);
+    assert!(state()["reads"]["ticks"]["total"].as_u64().unwrap() > 5);
 }
 
 #[test]

@@ -17,8 +17,8 @@ pub use event::{Event, EventBody, Gap, KernelMessage, OomKill, OomScope, OomTask
 pub use fact::{Condition, ConditionStatus, Fact, FactBody, Lease};
 pub use finding::{Evidence, Finding, Origin, Severity, Subject, SubjectKind, Threshold};
 pub use incident::{Incident, NodeSummary, Revision};
-pub use node::{AgentInfo, CgroupMode, NodeId, NodeInfo};
-pub use outcome::{CollectorState, Outcome, State};
+pub use node::{AgentInfo, CgroupMode, Locked, MemoryLock, NodeId, NodeInfo};
+pub use outcome::{CollectorState, LateTick, Outcome, State, Ticks};
 pub use problem::Problem;
 pub use verdict::{Conclusion, CouldNotTell, Held, RootCause, RuledOut, Step, Verdict};
 

@@ -41,6 +41,34 @@ pub struct AgentInfo {
     pub started: Timestamp,
     /// The folder that it reads the host from (`/`, or `/host` in a container).
     pub host_root: String,
+    /// Whether its own pages stay in memory while the node thrashes; absent where that was not tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_locked: Option<MemoryLock>,
+}
+
+/// Whether a program's memory is locked (`mlockall`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryLock {
+    /// How much of it.
+    pub locked: Locked,
+    /// Why not all of it, and which right is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// How much of a program's memory is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Locked {
+    /// All of it, and what it will yet get.
+    All,
+    /// What was there at its start: its code and data. Stacks and heap are not, which matters on a node with swap.
+    Program,
+    /// Nothing.
+    No,
+    /// A word that this reader does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// `/api/v1/node`: which node this is, and what runs on it. A field is absent when it could not be read.

@@ -58,6 +58,34 @@ impl Outcome {
     }
 }
 
+/// How punctual a collector is. A tick is on time when a read of it ended within 250 ms of the time that it was due.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ticks {
+    /// Ticks of the collector's grid so far: those that were read, and those that are overdue now.
+    pub total: u64,
+    /// Those of them that were late. Ticks that went by unused while a read hung are among them.
+    pub late: u64,
+    /// The longest time from a tick's due to the end of its read; absent until there was a tick.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_delay_seconds: Option<f64>,
+    /// The newest late ones, newest last; 64 at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub newest_late: Vec<LateTick>,
+}
+
+/// A tick that was late.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LateTick {
+    /// When it was due, by the node's wall clock.
+    pub due: Timestamp,
+    /// When it was due, in seconds since boot.
+    pub boot_seconds: f64,
+    /// Seconds from then until a read of it ended, or until now.
+    pub delay_seconds: f64,
+    /// Whether that read has ended; if not, the delay grows.
+    pub is_over: bool,
+}
+
 /// One collector's outcome and newest reading.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CollectorState {
@@ -75,6 +103,9 @@ pub struct CollectorState {
     pub took_seconds: Option<f64>,
     /// Seconds between two reads; an absent source is looked for every 5 s at most.
     pub every_seconds: f64,
+    /// How punctual it is; absent while it is switched off, and from an agent that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticks: Option<Ticks>,
     /// The newest reading in one short line for people, while the outcome is `read`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,

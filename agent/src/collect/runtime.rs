@@ -247,8 +247,10 @@ impl Source {
         match host.stat(&self.endpoint.socket) {
             Ok(stat) => {
                 if self.identity != Some(identity(&stat)) {
+                    self.asking.ask_at(host, self.endpoint.socket.clone())?;
+                    self.is_first = true;
+                    // Last: a try that failed is made again at the next read.
                     self.identity = Some(identity(&stat));
-                    self.ask(host)?;
                 }
                 Ok(false)
             }
@@ -272,22 +274,17 @@ impl Source {
         self.reads_without_runtime = 0;
         match endpoint::find(host) {
             Ok(found) if found.socket != self.endpoint.socket => {
-                self.identity = host.stat(&found.socket).ok().as_ref().map(identity);
                 // Only a socket that is there takes the place of the one that was.
-                if self.identity.is_some() {
+                if let Ok(stat) = host.stat(&found.socket) {
+                    self.asking.ask_at(host, found.socket.clone())?;
+                    self.is_first = true;
+                    self.identity = Some(identity(&stat));
                     self.endpoint = found;
-                    self.ask(host)?;
                 }
             }
             // Nothing new, or nothing at all: the one that was here stays the one that is missed.
             _ => {}
         }
-        Ok(())
-    }
-
-    fn ask(&mut self, host: &Host) -> Result<(), ReadError> {
-        self.asking = Asking::start(host, self.endpoint.socket.clone())?;
-        self.is_first = true;
         Ok(())
     }
 }

@@ -5,14 +5,17 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Host, ReadError};
+
+/// A read needs no more.
+const STACK_BYTES: usize = 128 * 1024;
 
 /// A process, by `/proc/PID/stat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +62,48 @@ pub struct Status {
     /// In how many pid namespaces it has a number, counted from the one that this /proc shows: 1 is this one,
     /// more is a container with its own. `None` before Linux 4.1.
     pub pid_namespaces: Option<usize>,
+}
+
+/// The one thread that reads command lines. It lives as long as the program: a node whose process ids are used up
+/// gives no new one.
+struct Reader {
+    reads: Option<mpsc::Sender<Read>>,
+    /// Ends when the read does that was given last.
+    flight: Option<mpsc::Receiver<()>>,
+}
+
+static READER: Mutex<Reader> = Mutex::new(Reader { reads: None, flight: None });
+
+fn lock_reader() -> MutexGuard<'static, Reader> {
+    READER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Reader {
+    fn start(&mut self) -> std::io::Result<mpsc::Sender<Read>> {
+        if let Some(reads) = &self.reads {
+            return Ok(reads.clone());
+        }
+        let (reads, given) = mpsc::channel::<Read>();
+        std::thread::Builder::new()
+            .name("cmdline".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || given.iter().for_each(|read| read()))?;
+        Ok(self.reads.insert(reads).clone())
+    }
+
+    fn give(&mut self, read: Read) -> std::io::Result<()> {
+        self.start()?.send(read).map_err(|_| std::io::Error::other("the reader of command lines has ended"))
+    }
+}
+
+type Read = Box<dyn FnOnce() + Send>;
+
+/// Starts the thread that reads command lines, if it is not there.
+///
+/// # Errors
+/// The kernel gives no thread.
+pub fn start_reader() -> std::io::Result<()> {
+    lock_reader().start().map(|_| ())
 }
 
 impl Host {
@@ -120,13 +165,9 @@ impl Host {
     /// # Errors
     /// There is no such process, it may not be read, or the read hangs.
     pub fn process_cmdline(&self, pid: u32, limit: Duration) -> Result<Vec<String>, ReadError> {
-        static IN_FLIGHT: Mutex<Option<mpsc::Receiver<()>>> = Mutex::new(None);
         let path = of(pid, "cmdline");
-        let mut flight = match IN_FLIGHT.lock() {
-            Ok(flight) => flight,
-            Err(poisoned) => poisoned.into_inner(),
-        };
-        if let Some(end) = flight.as_ref()
+        let mut reader = lock_reader();
+        if let Some(end) = reader.flight.as_ref()
             && matches!(end.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
         {
             return Err(ReadError::Other(format!(
@@ -137,18 +178,18 @@ impl Host {
         let (answer, answered) = mpsc::channel();
         let (end, ended) = mpsc::channel();
         let (host, wanted) = (self.clone(), path.clone());
-        std::thread::Builder::new()
-            .name("cmdline".to_owned())
-            .spawn(move || {
-                let read = host.read_bytes(&wanted);
-                // Before the answer, or whoever asks again at once would take this one for hanging.
-                drop(end);
-                // Nobody listens any more when the time was up.
-                answer.send(read).ok();
-            })
+        let read = move || {
+            let read = host.read_bytes(&wanted);
+            // Before the answer, or whoever asks again at once would take this one for hanging.
+            drop(end);
+            // Nobody listens any more when the time was up.
+            answer.send(read).ok();
+        };
+        reader
+            .give(Box::new(read))
             .map_err(|error| ReadError::from_io("start a thread to read", &path, error))?;
-        *flight = Some(ended);
-        drop(flight);
+        reader.flight = Some(ended);
+        drop(reader);
         let bytes = match answered.recv_timeout(limit) {
             Ok(read) => read?,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
@@ -385,6 +426,25 @@ mod tests {
         host.pidfd(&process).unwrap();
         let other = Process { start_ticks: process.start_ticks + 1, ..process };
         assert!(host.pidfd(&other).is_err(), "a pid that was given to another process is not watched");
+    }
+
+    #[test]
+    fn command_lines_are_read_by_one_thread_for_good() {
+        let host = Host::new("/", nodewhy_clock::Clock::system(), super::super::Places::default());
+        let readers = || {
+            let tasks = host.list("/proc/self/task").unwrap();
+            let name = |task: &String| host.read(format!("/proc/self/task/{task}/comm")).unwrap_or_default();
+            tasks.into_iter().filter(|task| name(task).trim() == "cmdline").collect::<Vec<String>>()
+        };
+        start_reader().unwrap();
+        host.process_cmdline(std::process::id(), Duration::from_secs(5)).unwrap();
+        let first = readers();
+        assert_eq!(first.len(), 1);
+        for _ in 0..20 {
+            host.process_cmdline(std::process::id(), Duration::from_secs(5)).unwrap();
+            host.process_cmdline(u32::MAX, Duration::from_secs(5)).unwrap_err();
+        }
+        assert_eq!(readers(), first);
     }
 
     #[test]

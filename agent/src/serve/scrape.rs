@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nodewhy_proto::{Problem, Severity};
+use nodewhy_proto::{Problem, Severity, Ticks};
 
 use crate::board::Board;
 use crate::metrics::Sink;
@@ -15,6 +15,11 @@ pub(super) fn text(board: &Board) -> Result<String, Problem> {
         "The agent's version; the value is always 1.",
         &[("version", env!("CARGO_PKG_VERSION"))],
         1.0,
+    );
+    sink.counter(
+        "nodewhy_agent_log_lines_dropped_total",
+        "Log lines that were dropped because nobody read the agent's standard error.",
+        crate::log::dropped() as f64,
     );
     collectors(board, &mut sink);
     findings(board, &mut sink);
@@ -53,10 +58,13 @@ fn collectors(board: &Board, sink: &mut Sink) {
         );
         sink.counter_with(
             "nodewhy_collector_missed_ticks_total",
-            "Ticks that went by while a try was still in flight.",
+            "Ticks that had no try of their own: one was in flight, or the agent was not run.",
             &labels,
-            account.late as f64,
+            account.missed as f64,
         );
+        if let Some(ticks) = &account.ticks {
+            punctuality(ticks, &labels, sink);
+        }
         if let Some(took) = account.took {
             sink.gauge_with(
                 "nodewhy_collector_duration_seconds",
@@ -87,6 +95,17 @@ fn collectors(board: &Board, sink: &mut Sink) {
         {
             reading.metrics(sink);
         }
+    }
+}
+
+fn punctuality(ticks: &Ticks, labels: &[(&str, &str)], sink: &mut Sink) {
+    let help = "Ticks of the collector's cadence: read, or overdue now.";
+    sink.counter_with("nodewhy_collector_ticks_total", help, labels, ticks.total as f64);
+    let help = "Ticks whose read had not ended within 250 ms of the time that they were due.";
+    sink.counter_with("nodewhy_collector_late_ticks_total", help, labels, ticks.late as f64);
+    if let Some(longest) = ticks.longest_delay_seconds {
+        let help = "The longest time from a tick's due to the end of its read, since the agent's start.";
+        sink.gauge_with("nodewhy_collector_tick_delay_max_seconds", help, labels, longest);
     }
 }
 

@@ -35,6 +35,7 @@ fn source(outcome: Outcome, reading: Option<serde_json::Value>, now: Timestamp) 
         age_seconds: Some(0.2),
         took_seconds: Some(0.000_1),
         every_seconds: 1.0,
+        ticks: None,
         summary: None,
         reading,
     }
@@ -77,7 +78,12 @@ fn snapshot(now: Timestamp, memory: f64) -> Snapshot {
         memory_total_bytes: None,
         runtime: Some("containerd 2.1.9".to_owned()),
         kubelet: Some("kubelet v1.36.2".to_owned()),
-        agent: AgentInfo { version: "0.1.0".to_owned(), started: now, host_root: "/".to_owned() },
+        agent: AgentInfo {
+            version: "0.1.0".to_owned(),
+            started: now,
+            host_root: "/".to_owned(),
+            memory_locked: None,
+        },
     };
     let summary = NodeSummary {
         name: "worker-7".to_owned(),

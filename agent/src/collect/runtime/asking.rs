@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nodewhy_clock::{Clock, Stamp};
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::cri::{CallError, Client, StatusResponse, VersionResponse};
 use crate::host::{Host, ReadError};
@@ -188,7 +188,7 @@ impl Shared {
 #[derive(Debug)]
 pub(super) struct Asking {
     shared: Arc<Shared>,
-    stop: Option<oneshot::Sender<()>>,
+    next: Option<UnboundedSender<Asker>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -198,35 +198,48 @@ impl Asking {
     /// # Errors
     /// The kernel gives no thread or no event descriptor.
     pub(super) fn start(host: &Host, socket: PathBuf) -> Result<Asking, ReadError> {
-        let failed = |error: io::Error| {
-            ReadError::Other(format!("cannot start asking the runtime at {}: {error}", socket.display()))
-        };
+        let shown = socket.clone();
+        let failed = |error| cannot_start(&shown, error);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let news = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
-        let news = news.map_err(|error| failed(error.into()))?;
-        let shared = Arc::new(Shared { board: Mutex::default(), changed: Condvar::new(), news });
-        let (stop, stopped) = oneshot::channel::<()>();
-        let asker = Asker {
-            host: host.clone(),
-            clock: host.clock().clone(),
-            socket: socket.clone(),
-            shared: shared.clone(),
-        };
+        let mut asker = Asker::new(host, socket).map_err(failed)?;
+        let shared = asker.shared.clone();
+        let (next, mut others) = mpsc::unbounded_channel();
         let thread = std::thread::Builder::new()
             .name("cri".to_owned())
             .spawn(move || {
                 runtime.block_on(async {
-                    tokio::select! {
-                        () = asker.ask() => {}
-                        // Dropped or told: the same.
-                        _ = stopped => {}
+                    loop {
+                        tokio::select! {
+                            () = asker.ask() => return,
+                            other = others.recv() => match other {
+                                Some(other) => asker = other,
+                                // Dropped: it ends.
+                                None => return,
+                            },
+                        }
                     }
                 });
                 // No blocking task is ever started; this only frees what is left at once.
                 runtime.shutdown_background();
             })
             .map_err(failed)?;
-        Ok(Asking { shared, stop: Some(stop), thread: Some(thread) })
+        Ok(Asking { shared, next: Some(next), thread: Some(thread) })
+    }
+
+    /// Forgets the connection and its calls, and asks anew at this socket. On the same thread: a runtime that was
+    /// restarted on a node without free process ids is followed too.
+    ///
+    /// # Errors
+    /// The kernel gives no event descriptor, or the thread has ended; then all stays as it was.
+    pub(super) fn ask_at(&mut self, host: &Host, socket: PathBuf) -> Result<(), ReadError> {
+        let asker = Asker::new(host, socket.clone()).map_err(|error| cannot_start(&socket, error))?;
+        let shared = asker.shared.clone();
+        if self.next.as_ref().is_none_or(|next| next.send(asker).is_err()) {
+            *self = Asking::start(host, socket)?;
+            return Ok(());
+        }
+        self.shared = shared;
+        Ok(())
     }
 
     /// Readable when something changed that is worth a look at once.
@@ -245,6 +258,12 @@ impl Asking {
     #[cfg(test)]
     pub(super) fn watch(&self) -> std::sync::Weak<impl Sized + use<>> {
         Arc::downgrade(&self.shared)
+    }
+
+    /// Which thread asks.
+    #[cfg(test)]
+    pub(super) fn thread_id(&self) -> Option<std::thread::ThreadId> {
+        self.thread.as_ref().map(|thread| thread.thread().id())
     }
 
     /// What is known once each verb has ended, or after `limit` at the latest.
@@ -266,7 +285,7 @@ impl Asking {
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        drop(self.next.take());
         if let Some(thread) = self.thread.take() {
             // Nothing on it blocks, so this takes no longer than one poll. A panic there has been told already.
             drop(thread.join());
@@ -274,6 +293,11 @@ impl Drop for Asking {
     }
 }
 
+fn cannot_start(socket: &Path, error: io::Error) -> ReadError {
+    ReadError::Other(format!("cannot start asking the runtime at {}: {error}", socket.display()))
+}
+
+#[derive(Debug)]
 struct Asker {
     host: Host,
     clock: Clock,
@@ -282,6 +306,12 @@ struct Asker {
 }
 
 impl Asker {
+    fn new(host: &Host, socket: PathBuf) -> io::Result<Asker> {
+        let news = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let shared = Arc::new(Shared { board: Mutex::default(), changed: Condvar::new(), news });
+        Ok(Asker { host: host.clone(), clock: host.clock().clone(), socket, shared })
+    }
+
     async fn ask(&self) {
         let client = self.client();
         tokio::join!(

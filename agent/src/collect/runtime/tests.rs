@@ -608,6 +608,23 @@ fn a_dropped_source_leaves_nothing_behind_even_while_calls_hang() {
 }
 
 #[test]
+fn a_runtime_that_was_restarted_is_asked_by_the_same_thread() {
+    let stage = Stage::new();
+    let first = stage.serve();
+    first.reply("Status", Reply::Hang);
+    let mut source = stage.open();
+    stage.read(&mut source);
+    let (thread, old) = (source.asking.thread_id(), source.asking.watch());
+    drop(first);
+    std::fs::remove_file(stage.socket()).unwrap();
+    let _second = stage.serve();
+    let (reading, _) = stage.read(&mut source);
+    assert_eq!(reading.status.state, CallState::Answered, "by the new one");
+    assert!(old.upgrade().is_none(), "the old connection and its calls are gone");
+    assert_eq!(source.asking.thread_id(), thread);
+}
+
+#[test]
 fn a_failed_status_forgets_the_conditions() {
     let at = Clock::system().stamp();
     let failed = Err(CallError::Broken("gone".to_owned()));
