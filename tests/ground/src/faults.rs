@@ -1,8 +1,8 @@
 //! The library of faults: one list that one can read. Each file is a part of the node that is broken.
 
-mod cni;
-mod kubelet;
-mod runtime;
+pub mod cni;
+pub mod kubelet;
+pub mod runtime;
 
 use crate::fault::Fault;
 
@@ -58,7 +58,12 @@ mod tests {
             assert!(names.insert(fault.name), "{} is there twice", fault.name);
             let said = [fault.name, fault.about, fault.cause, fault.subject.1];
             assert!(!said.contains(&""), "{fault:?}");
-            assert_eq!(fault.sees.is_empty(), fault.unseen.is_some(), "{}: seen, or said why not", fault.name);
+            assert_eq!(
+                fault.sees.is_empty(),
+                fault.unseen.is_some(),
+                "{}: seen, or said why not",
+                fault.name
+            );
         }
     }
 }

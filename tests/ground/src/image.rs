@@ -24,9 +24,27 @@ pub const NEEDED: &[(&str, &str)] = &[
 
 /// What is on the node.
 const PACKAGES: &[&str] = &[
-    "busybox-static", "conntrack", "containerd", "containernetworking-plugins", "dbus", "dmsetup", "e2fsprogs",
-    "etcd-server", "ethtool", "iproute2", "iptables", "ipvsadm", "kmod", "linux-image-cloud-amd64", "nftables",
-    "procps", "prometheus-node-exporter", "runc", "systemd-sysv", "udev",
+    "busybox-static",
+    "conntrack",
+    "containerd",
+    "containernetworking-plugins",
+    "dbus",
+    "dmsetup",
+    "e2fsprogs",
+    "etcd-server",
+    "ethtool",
+    "iproute2",
+    "iptables",
+    "ipvsadm",
+    "kmod",
+    "linux-image-cloud-amd64",
+    "nftables",
+    "procps",
+    "prometheus-node-exporter",
+    "runc",
+    "systemd-sysv",
+    "udev",
+    "util-linux",
 ];
 /// What builds a kernel module for it.
 const MODULE_PACKAGES: &[&str] = &["gcc", "linux-headers-cloud-amd64", "make"];
@@ -144,7 +162,8 @@ impl Image {
             forget_others(suite, &folder)?;
             let packages = bootstrap(suite, "root", PACKAGES)?;
             fs::create_dir_all(&folder)?;
-            make(&folder, &packages, programs, &over).with_context(|| format!("make {}", folder.display()))?;
+            make(&folder, &packages, programs, &over)
+                .with_context(|| format!("make {}", folder.display()))?;
             fs::write(folder.join("made"), "")?;
         }
         let release = fs::read_to_string(folder.join("release"))?;
@@ -260,10 +279,11 @@ fn make(folder: &Path, packages: &Path, programs: &Programs, over: &Path) -> any
     let shadow = fs::read_to_string(at("etc/shadow"))?;
     let opened: Vec<String> = shadow
         .lines()
-        .map(|line| line.strip_prefix("root:").and_then(|rest| rest.split_once(':')).map_or(
-            line.to_owned(),
-            |(_, rest)| format!("root::{rest}"),
-        ))
+        .map(|line| {
+            line.strip_prefix("root:")
+                .and_then(|rest| rest.split_once(':'))
+                .map_or(line.to_owned(), |(_, rest)| format!("root::{rest}"))
+        })
         .collect();
     fs::write(at("etc/shadow"), opened.join("\n") + "\n")?;
     for unit in ["guest", "data", "network", "kubelet"] {
@@ -292,7 +312,13 @@ fn make(folder: &Path, packages: &Path, programs: &Programs, over: &Path) -> any
             fs::remove_file(link)?;
         }
     }
-    for timer in ["apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"] {
+    for timer in [
+        "apt-daily.timer",
+        "apt-daily-upgrade.timer",
+        "dpkg-db-backup.timer",
+        "e2scrub_all.timer",
+        "fstrim.timer",
+    ] {
         std::os::unix::fs::symlink("/dev/null", at("etc/systemd/system").join(timer))?;
     }
 
@@ -360,7 +386,11 @@ fn initramfs(modules: &Path, busybox: &Path, release: &str, folder: &Path) -> an
     fs::write(at("init"), init)?;
     fs::set_permissions(at("init"), fs::Permissions::from_mode(0o755))?;
     let archive = folder.join("initramfs");
-    let pack = format!("cd '{}' && find . | busybox cpio -o -H newc > '{}'", tree.path().display(), archive.display());
+    let pack = format!(
+        "cd '{}' && find . | busybox cpio -o -H newc > '{}'",
+        tree.path().display(),
+        archive.display()
+    );
     run("sh", ["-c", &pack])
 }
 

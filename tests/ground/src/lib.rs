@@ -6,9 +6,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "it starts virtual machines, makes files and breaks them")]
 
-//pub mod fault;
-//pub mod faults;
+pub mod fault;
+pub mod faults;
 pub mod image;
 pub mod machine;
-//pub mod node;
-//pub mod ready;
+pub mod node;
+pub mod ready;

@@ -68,10 +68,22 @@ fn boots(image: &Image) -> anyhow::Result<bool> {
     let console = image.folder.join("console-of-kvm");
     fs::write(&console, "")?;
     let mut command = Command::new("qemu-system-x86_64");
-    command.args(["-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot"]);
+    command.args([
+        "-accel",
+        "kvm",
+        "-cpu",
+        "host",
+        "-m",
+        "256",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
     command.arg("-kernel").arg(&image.kernel).args(["-append", "earlyprintk=ttyS0 console=ttyS0 panic=-1"]);
     command.arg("-serial").arg(format!("file:{}", console.display()));
-    let mut child = with_harness(command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut child =
+        with_harness(command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let began = Instant::now();
     let boots = loop {
         if String::from_utf8_lossy(&fs::read(&console)?).contains("Linux version") {
@@ -162,12 +174,19 @@ impl Machine {
     ///
     /// # Errors
     /// qemu does not start: with its words.
-    pub fn start(image: &Image, accelerator: Accelerator, disks: &Disks, from: From<'_>) -> anyhow::Result<Machine> {
+    pub fn start(
+        image: &Image,
+        accelerator: Accelerator,
+        disks: &Disks,
+        from: From<'_>,
+    ) -> anyhow::Result<Machine> {
         let folder = fs::canonicalize(&disks.folder)?;
         let at = |name: &str| folder.join(name).display().to_string();
         for stale in ["monitor.sock", "channel.sock"] {
             match fs::remove_file(at(stale)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => bail!("remove {stale}: {error}"),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    bail!("remove {stale}: {error}")
+                }
                 _ => {}
             }
         }
@@ -314,7 +333,10 @@ impl Machine {
     fn ask(&mut self, command: &str, arguments: Value) -> anyhow::Result<Value> {
         let mut line = json!({"execute": command, "arguments": arguments}).to_string();
         line.push('\n');
-        self.monitor.get_mut().write_all(line.as_bytes()).with_context(|| format!("ask qemu to {command}"))?;
+        self.monitor
+            .get_mut()
+            .write_all(line.as_bytes())
+            .with_context(|| format!("ask qemu to {command}"))?;
         loop {
             let answer = self.line().with_context(|| format!("wait for qemu's answer to {command}"))?;
             if let Some(said) = answer.get("return") {

@@ -1,5 +1,6 @@
 //! A node of the proving ground: the machine from its snapshot, the channel into it, and the agent in both ways.
 
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -10,7 +11,25 @@ use nodewhy_guest::channel::Clocks;
 use nodewhy_guest::client::{Client, Output};
 use nodewhy_guest::forward::Forward;
 
-use crate::evidence::Way;
+/// x
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// h
+    Host,
+    /// p
+    Pod,
+}
+impl Way {
+    /// a
+    pub const ALL: [Way; 2] = [Way::Host, Way::Pod];
+    /// f
+    pub fn folder(self) -> &'static str {
+        match self {
+            Way::Host => "host",
+            Way::Pod => "pod",
+        }
+    }
+}
 use crate::image::Image;
 use crate::machine::{Accelerator, Disks, From, Machine};
 use crate::ready::{READY, payload};
@@ -50,13 +69,24 @@ impl Node {
     ///
     /// # Errors
     /// The machine does not start, or does not answer.
-    pub fn start(image: &Image, accelerator: Accelerator, disks: Disks, brings: &Payload) -> anyhow::Result<Node> {
+    pub fn start(
+        image: &Image,
+        accelerator: Accelerator,
+        disks: Disks,
+        brings: &Payload,
+    ) -> anyhow::Result<Node> {
         let mut files = vec![("nodewhy-agent", brings.agent.clone()), ("hurt", brings.hurt.clone())];
         files.extend(brings.lockup.clone().map(|module| ("lockup.ko", module)));
         payload(&disks, &files)?;
         let machine = Machine::start(image, accelerator, &disks, From::Snapshot(READY))?;
-        let mut node =
-            Node { image: image.clone(), accelerator, disks, machine: Some(machine), client: None, forwards: Vec::new() };
+        let mut node = Node {
+            image: image.clone(),
+            accelerator,
+            disks,
+            machine: Some(machine),
+            client: None,
+            forwards: Vec::new(),
+        };
         node.dial(Duration::from_secs(30))?;
         // A snapshot's clock stands where it was saved.
         node.set_clock(std::time::SystemTime::now())?;
@@ -115,7 +145,10 @@ impl Node {
     /// # Errors
     /// It ended with another code than 0: with what it said.
     pub fn sh(&self, script: &str) -> anyhow::Result<String> {
-        self.output(script)?.text().map_err(anyhow::Error::msg).with_context(|| format!("on the node: {script}"))
+        self.output(script)?
+            .text()
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("on the node: {script}"))
     }
 
     /// What a script of the shell says on the node, whether it succeeds or not.
@@ -187,7 +220,8 @@ impl Node {
     /// # Errors
     /// It is not there, or systemd does not answer.
     pub fn remove_drop_in(&self, unit: &str) -> anyhow::Result<()> {
-        self.sh(&format!("rm /run/systemd/system/{unit}.service.d/fault.conf; systemctl daemon-reload")).map(drop)
+        self.sh(&format!("rm /run/systemd/system/{unit}.service.d/fault.conf; systemctl daemon-reload"))
+            .map(drop)
     }
 
     /// Makes a pod of this specification (see `pods`); what is known of it, as JSON.
@@ -197,7 +231,8 @@ impl Node {
     pub fn pod(&self, specification: &serde_json::Value) -> anyhow::Result<serde_json::Value> {
         let input = specification.to_string();
         let output = self.guest()?.run_for(&["/usr/lib/ground/pods", "run", "-"], input.as_bytes(), LONG)?;
-        let text = output.text().map_err(anyhow::Error::msg).with_context(|| format!("make the pod {input}"))?;
+        let text =
+            output.text().map_err(anyhow::Error::msg).with_context(|| format!("make the pod {input}"))?;
         Ok(serde_json::from_str(&text)?)
     }
 
@@ -291,6 +326,24 @@ impl Node {
         Ok(())
     }
 
+    /// GETs a path of an agent, over the channel; the body of its answer.
+    ///
+    /// # Errors
+    /// It does not answer in five seconds, or not with 200.
+    pub fn get(&self, way: Way, path: &str) -> anyhow::Result<String> {
+        let mut stream = self.guest()?.connect(&socket(way))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream
+            .read_to_string(&mut answer)
+            .with_context(|| format!("GET {path} of the agent ({})", way.folder()))?;
+        let (head, body) =
+            answer.split_once("\r\n\r\n").context("the agent's answer has no end of its head")?;
+        ensure!(head.contains(" 200 "), "GET {path}: {head}");
+        Ok(body.to_owned())
+    }
+
     /// Pulls the plug.
     ///
     /// # Errors
@@ -322,7 +375,8 @@ impl Node {
     pub fn rebooted(&mut self, before: &str, within: Duration) -> anyhow::Result<()> {
         let began = Instant::now();
         loop {
-            if self.guest()?.again(Duration::from_secs(5)).is_ok() && self.boot_id().is_ok_and(|id| id != before)
+            if self.guest()?.again(Duration::from_secs(5)).is_ok()
+                && self.boot_id().is_ok_and(|id| id != before)
             {
                 return Ok(());
             }

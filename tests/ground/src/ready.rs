@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use nodewhy_guest::client::Client;
-use nodewhy_guest::image::{File, pack};
+use nodewhy_guest::image::{Config, Entry, pack};
 
 use crate::image::{Image, run};
 use crate::machine::{Accelerator, Disks, From, Machine};
@@ -17,12 +17,12 @@ pub const READY: &str = "ready";
 
 /// Pods of the calm node. What they do is the least that a pod does: they are there, in every class of service.
 const PODS: &[&str] = &[
-    r#"{"name": "web", "namespace": "shop", "qos": "burstable", "image": "localhost/busybox:1", "memory_bytes": 67108864,
-        "command": ["/bin/busybox", "httpd", "-f", "-p", "8080"]}"#,
+    r#"{"name": "web", "namespace": "shop", "qos": "burstable", "image": "localhost/busybox:1", "memory_limit_bytes": 67108864,
+        "pod_memory_limit_bytes": 67108864, "memory_request_bytes": 33554432, "command": ["/bin/busybox", "httpd", "-f", "-p", "8080"]}"#,
     r#"{"name": "batch", "namespace": "shop", "qos": "besteffort", "image": "localhost/busybox:1",
         "command": ["/bin/busybox", "sleep", "1000000"]}"#,
     r#"{"name": "database", "namespace": "shop", "qos": "guaranteed", "image": "localhost/busybox:1",
-        "memory_bytes": 100663296, "cpu_millis": 500, "command": ["/bin/busybox", "sleep", "1000000"]}"#,
+        "memory_limit_bytes": 100663296, "pod_memory_limit_bytes": 100663296, "cpu_limit_millis": 500, "command": ["/bin/busybox", "sleep", "1000000"]}"#,
 ];
 
 /// Makes it, or finds it made. What it returns is a model to copy, not to run.
@@ -41,12 +41,17 @@ pub fn ready(image: &Image, accelerator: Accelerator) -> anyhow::Result<Disks> {
     eprintln!("ground: booting {} for its snapshot ({})", image.release, accelerator.name());
     let began = Instant::now();
     let disks = Disks::new(image, folder.clone())?;
-    payload(&disks, &[("busybox.tar", busybox(image)?)])?;
+    let images = [("busybox.tar", "localhost/busybox:1"), ("pause.tar", "localhost/pause:1")];
+    let images = images.map(|(file, name)| busybox(image, name).map(|archive| (file, archive)));
+    payload(&disks, &images.into_iter().collect::<anyhow::Result<Vec<_>>>()?)?;
     let mut machine = Machine::start(image, accelerator, &disks, From::Boot)?;
     let console = |error: anyhow::Error, machine: &Machine| match machine.console() {
         Ok(text) => {
             let last: Vec<&str> = text.lines().rev().take(30).collect();
-            error.context(format!("the console's end:\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n")))
+            error.context(format!(
+                "the console's end:\n{}",
+                last.into_iter().rev().collect::<Vec<_>>().join("\n")
+            ))
         }
         Err(_) => error,
     };
@@ -70,8 +75,12 @@ fn set_up(client: &Client) -> anyhow::Result<()> {
     // degraded: a unit that no part of the node needs did not start.
     sh("systemctl is-system-running --wait >/dev/null || systemctl --failed --no-legend --plain")?;
     sh("mkdir -p /var/lib/ground && tar -C /var/lib/ground -xf /dev/vdc")?;
-    sh("systemctl is-active containerd kubelet kubepods.slice kubepods-burstable.slice kubepods-besteffort.slice")?;
-    sh("ctr -n k8s.io images import /var/lib/ground/busybox.tar && rm /var/lib/ground/busybox.tar")?;
+    sh(
+        "systemctl is-active containerd kubelet kubepods.slice kubepods-burstable.slice kubepods-besteffort.slice",
+    )?;
+    for file in ["busybox.tar", "pause.tar"] {
+        sh(&format!("ctr -n k8s.io images import /var/lib/ground/{file} && rm /var/lib/ground/{file}"))?;
+    }
     for pod in PODS {
         let output = client.run_for(&["/usr/lib/ground/pods", "run", "-"], pod.as_bytes(), long)?;
         output.text().map_err(anyhow::Error::msg).with_context(|| format!("make the pod {pod}"))?;
@@ -82,15 +91,19 @@ fn set_up(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// busybox, as the image of every container of the proving ground and as its pause image.
-fn busybox(image: &Image) -> anyhow::Result<PathBuf> {
-    let archive = image.folder.join("busybox.tar");
+/// busybox, under this name: the image of every container of the proving ground, and its pause image.
+fn busybox(image: &Image, name: &str) -> anyhow::Result<PathBuf> {
+    let archive = image.folder.join(format!("{}.tar", name.replace(['/', ':'], "-")));
     let found = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|path| path.is_file());
     let busybox = found.context("busybox is not installed: Debian's package busybox-static")?;
-    let file = File { path: "bin/busybox".to_owned(), mode: 0o755, bytes: fs::read(busybox)? };
-    let command = ["/bin/busybox", "sleep", "1000000"].map(str::to_owned);
-    let names = ["localhost/busybox:1", "localhost/pause:1"];
-    fs::write(&archive, pack(&names, &[file], &command)?)?;
+    let entries = [
+        Entry::Folder("bin".to_owned(), 0o755),
+        Entry::File("bin/busybox".to_owned(), 0o755, fs::read(busybox)?),
+        Entry::Link("bin/sh".to_owned(), "busybox".to_owned()),
+    ];
+    let entrypoint = ["/bin/busybox", "sleep", "1000000"].map(str::to_owned).to_vec();
+    let config = Config { entrypoint, env: Vec::new() };
+    pack(fs::File::create(&archive)?, name, &entries, &config)?;
     Ok(archive)
 }
 

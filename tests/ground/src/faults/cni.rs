@@ -44,7 +44,10 @@ pub static CONFIG_INVALID: Fault = Fault {
                           systemctl restart containerd"))?;
         Ok(Injected::since(since).proven("the file", node.sh("cat /etc/cni/net.d/00-broken.conflist")?))
     },
-    undo: |node| node.sh(&format!("rm /etc/cni/net.d/00-broken.conflist; cp /var/lib/ground/conflist.kept {FILE}")).map(drop),
+    undo: |node| {
+        node.sh(&format!("rm /etc/cni/net.d/00-broken.conflist; cp /var/lib/ground/conflist.kept {FILE}"))
+            .map(drop)
+    },
     ..Fault::USUAL
 };
 
@@ -58,7 +61,8 @@ pub static PLUGIN_MISSING: Fault = Fault {
     inject: |node| {
         let since = node.clocks()?;
         node.sh("mv /usr/lib/cni/bridge /var/lib/ground/bridge.kept")?;
-        let said = node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
+        let said =
+            node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
         Ok(Injected::since(since).proven("making a pod", said))
     },
     undo: |node| node.sh("mv /var/lib/ground/bridge.kept /usr/lib/cni/bridge").map(drop),
@@ -81,7 +85,8 @@ pub static IPAM_EXHAUSTED: Fault = Fault {
              CNI_COMMAND=ADD CNI_CONTAINERID=full$i CNI_NETNS=/run/netns/full$i CNI_IFNAME=eth0 CNI_PATH=/usr/lib/cni \
              /usr/lib/cni/bridge < /var/lib/ground/bridge.json >/dev/null; done"
         ))?;
-        let said = node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
+        let said =
+            node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
         Ok(Injected::since(since).proven("making one more pod", said))
     },
     undo: |node| {
@@ -109,7 +114,8 @@ pub static IPAM_LEAKED: Fault = Fault {
             "cd {LEASES}; for i in $(seq 2 14); do [ -e 10.88.0.$i ] || \
              printf '%064d\\r\\neth0' $i > 10.88.0.$i; done"
         ))?;
-        let said = node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
+        let said =
+            node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
         Ok(Injected::since(since).proven("making one more pod", said))
     },
     undo: |node| node.sh(&format!("cd {LEASES}; grep -l '^00000' 10.* | xargs -r rm")).map(drop),
@@ -138,10 +144,13 @@ pub static AGENT_SOCKET_GONE: Fault = Fault {
             r#"{"cniVersion": "0.3.1", "name": "cilium", "plugins": [{"type": "cilium-cni", "enable-debug": false}]}"#,
         )?;
         std::thread::sleep(std::time::Duration::from_secs(1));
-        let said = node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
+        let said =
+            node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
         Ok(Injected::since(since).proven("making a pod", said))
     },
-    undo: |node| node.sh(&format!("cp /var/lib/ground/conflist.kept {FILE}; rm /usr/lib/cni/cilium-cni")).map(drop),
+    undo: |node| {
+        node.sh(&format!("cp /var/lib/ground/conflist.kept {FILE}; rm /usr/lib/cni/cilium-cni")).map(drop)
+    },
     ..Fault::USUAL
 };
 
@@ -156,7 +165,9 @@ pub static VETH_GONE: Fault = Fault {
     inject: |node| {
         let since = node.clocks()?;
         let gone = node.sh("v=$(ip -o link show type veth | head -n 1 | sed 's/^[0-9]*: //; s/@.*//'); ip link delete $v; echo $v")?;
-        Ok(Injected::since(since).proven("ip link delete", gone).proven("ip -o link show type veth", node.sh("ip -o link show type veth")?))
+        Ok(Injected::since(since)
+            .proven("ip link delete", gone)
+            .proven("ip -o link show type veth", node.sh("ip -o link show type veth")?))
     },
     // The kubelet would make the sandbox anew; its stand-in does not.
     undo: |_| Ok(()),
@@ -174,7 +185,8 @@ pub static NAMESPACE_NEVER_MADE: Fault = Fault {
     inject: |node| {
         let since = node.clocks()?;
         node.sh("mount -t tmpfs -o ro none /var/run/netns")?;
-        let said = node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
+        let said =
+            node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
         Ok(Injected::since(since).proven("making a pod", said))
     },
     undo: |node| node.sh("umount /var/run/netns").map(drop),

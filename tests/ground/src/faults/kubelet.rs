@@ -19,7 +19,8 @@ pub static KILLED: Fault = Fault {
     inject: |node| {
         node.drop_in("kubelet", "Restart=no")?;
         let since = node.signal("kubelet", SIGKILL)?;
-        Ok(Injected::since(since).proven("systemctl is-active kubelet", node.says("systemctl is-active kubelet")?))
+        Ok(Injected::since(since)
+            .proven("systemctl is-active kubelet", node.says("systemctl is-active kubelet")?))
     },
     undo: |node| {
         node.remove_drop_in("kubelet")?;
@@ -39,7 +40,8 @@ pub static STOPPED: Fault = Fault {
     inject: |node| {
         let since = node.clocks()?;
         node.sh("systemctl stop kubelet")?;
-        Ok(Injected::since(since).proven("systemctl is-active kubelet", node.says("systemctl is-active kubelet")?))
+        Ok(Injected::since(since)
+            .proven("systemctl is-active kubelet", node.says("systemctl is-active kubelet")?))
     },
     undo: |node| node.sh("systemctl start kubelet").map(drop),
     ..Fault::USUAL
@@ -83,7 +85,8 @@ pub static CERTIFICATE_EXPIRED: Fault = Fault {
         node.drop_in("kubelet", "ExecStart=\nExecStart=/var/lib/ground/kubelet-expired\nRestartSec=2")?;
         let since = node.signal("kubelet", SIGKILL)?;
         std::thread::sleep(Duration::from_secs(3));
-        Ok(Injected::since(since).proven("journalctl -u kubelet", node.sh("journalctl -u kubelet -n 5 --no-pager -o cat")?))
+        Ok(Injected::since(since)
+            .proven("journalctl -u kubelet", node.sh("journalctl -u kubelet -n 5 --no-pager -o cat")?))
     },
     undo: |node| {
         node.remove_drop_in("kubelet")?;

@@ -76,7 +76,8 @@ pub static ONE_CONTAINER_HUNG: Fault = Fault {
         let shim = node.sh("pgrep -f -o containerd-shim-runc-v2")?;
         let pid = shim.trim().parse()?;
         let since = node.guest()?.kill(pid, SIGSTOP)?.began;
-        Ok(Injected::since(since).proven("/proc/PID/status of the shim", node.sh(&format!("grep State /proc/{pid}/status"))?))
+        Ok(Injected::since(since)
+            .proven("/proc/PID/status of the shim", node.sh(&format!("grep State /proc/{pid}/status"))?))
     },
     undo: |node| node.sh("pkill -CONT -f containerd-shim-runc-v2").map(drop),
     ..Fault::USUAL
@@ -99,7 +100,8 @@ pub static STATE_DAMAGED: Fault = Fault {
     },
     undo: |node| {
         node.sh("systemctl stop containerd; cd /var/lib/containerd/io.containerd.metadata.v1.bolt; \
-                 mv meta.db.kept meta.db; systemctl reset-failed containerd; systemctl start containerd").map(drop)
+                 mv meta.db.kept meta.db; systemctl reset-failed containerd; systemctl start containerd")
+            .map(drop)
     },
     ..Fault::USUAL
 };
