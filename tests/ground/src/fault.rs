@@ -23,6 +23,10 @@ pub struct Fault {
     pub sees: &'static [Sees],
     /// Which source would show it, where none does yet.
     pub unseen: Option<&'static str>,
+    /// What the diagnosis must make of the evidence.
+    pub diagnosed: Expect,
+    /// Causes that it may name as roots too, since they truly are there: consequences, and their like.
+    pub also: &'static [&'static str],
     /// Makes it. Returns when the fault holds, with the proof that it does: taken on the node by other means than the
     /// agent.
     pub inject: fn(&mut Node) -> anyhow::Result<Injected>,
@@ -44,11 +48,24 @@ impl Fault {
         subject: (SubjectKind::Node, ""),
         sees: &[],
         unseen: None,
+        diagnosed: Expect::NotYet("the catalogue does not have this cause yet"),
+        also: &[],
         inject: |_| anyhow::bail!("this fault has no inject function"),
         undo: |_| anyhow::bail!("this fault has no undo function"),
         hold: Duration::from_secs(20),
         each_time: false,
     };
+}
+
+/// What the diagnosis must make of a fault's evidence, without an API server.
+#[derive(Debug)]
+pub enum Expect {
+    /// The true cause holds, and is the first root.
+    Root,
+    /// The true cause holds; it does not take Ready away, or is no root.
+    Holds,
+    /// It cannot know the cause from there, or the catalogue does not have it yet: why.
+    NotYet(&'static str),
 }
 
 /// What an agent is to see of a fault.

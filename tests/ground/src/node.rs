@@ -6,33 +6,14 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::evidence::Way;
+use crate::image::Image;
+use crate::machine::{Accelerator, Disks, From, Machine};
+use crate::ready::{READY, payload};
 use anyhow::{Context, bail, ensure};
 use nodewhy_guest::channel::Clocks;
 use nodewhy_guest::client::{Client, Output};
 use nodewhy_guest::forward::Forward;
-
-/// x
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
-    /// h
-    Host,
-    /// p
-    Pod,
-}
-impl Way {
-    /// a
-    pub const ALL: [Way; 2] = [Way::Host, Way::Pod];
-    /// f
-    pub fn folder(self) -> &'static str {
-        match self {
-            Way::Host => "host",
-            Way::Pod => "pod",
-        }
-    }
-}
-use crate::image::Image;
-use crate::machine::{Accelerator, Disks, From, Machine};
-use crate::ready::{READY, payload};
 
 /// Where the agent of this way listens, on the node.
 fn socket(way: Way) -> String {

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use nodewhy_ground::evidence::Way;
 use nodewhy_ground::faults;
 use nodewhy_ground::image::{Image, Programs, Suite};
 use nodewhy_ground::machine::Accelerator;
-use nodewhy_ground::node::{Node, Payload, Way};
+use nodewhy_ground::node::{Node, Payload};
 use nodewhy_ground::ready::ready;
 
 /// Breaks a real node on purpose, in a virtual machine, and shows what the agent sees of it.

@@ -3,7 +3,7 @@
 use nodewhy_proto::SubjectKind;
 
 use super::runtime::idle_pod;
-use crate::fault::{Fault, Injected, Sees, What};
+use crate::fault::{Expect, Fault, Injected, Sees, What};
 
 const FILE: &str = "/etc/cni/net.d/10-ground.conflist";
 const LEASES: &str = "/var/lib/cni/networks/ground";
@@ -20,6 +20,7 @@ pub static CONFIG_MISSING: Fault = Fault {
         Sees::of("cni", What::Finding("cni_config_missing")),
         Sees::of("runtime", What::Finding("runtime_network_not_ready")),
     ],
+    diagnosed: Expect::Root,
     inject: |node| {
         let since = node.clocks()?;
         node.sh(&format!("mv {FILE} /var/lib/ground/conflist.kept; systemctl restart containerd"))?;
@@ -38,6 +39,7 @@ pub static CONFIG_INVALID: Fault = Fault {
     cause: "cni_config_invalid",
     subject: (SubjectKind::Cni, "00-broken.conflist"),
     sees: &[Sees::of("cni", What::Finding("cni_config_invalid"))],
+    diagnosed: Expect::Root,
     inject: |node| {
         let since = node.clocks()?;
         node.sh(&format!("head -c 100 {FILE} > /etc/cni/net.d/00-broken.conflist; mv {FILE} /var/lib/ground/conflist.kept; \

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::libc::{SIGCONT, SIGKILL, SIGSTOP};
 use nodewhy_proto::SubjectKind;
 
-use crate::fault::{Fault, Injected, Sees, What};
+use crate::fault::{Expect, Fault, Injected, Sees, What};
 
 const KUBELET: (SubjectKind, &str) = (SubjectKind::Kubelet, "kubelet");
 
@@ -16,6 +16,7 @@ pub static KILLED: Fault = Fault {
     cause: "kubelet_down",
     subject: KUBELET,
     sees: &[Sees::of("kubelet", What::Finding("kubelet_absent"))],
+    diagnosed: Expect::Root,
     inject: |node| {
         node.drop_in("kubelet", "Restart=no")?;
         let since = node.signal("kubelet", SIGKILL)?;
@@ -37,6 +38,7 @@ pub static STOPPED: Fault = Fault {
     cause: "kubelet_down",
     subject: KUBELET,
     sees: &[Sees::of("kubelet", What::Finding("kubelet_absent"))],
+    diagnosed: Expect::Root,
     inject: |node| {
         let since = node.clocks()?;
         node.sh("systemctl stop kubelet")?;
@@ -57,6 +59,7 @@ pub static HUNG: Fault = Fault {
         Sees::of("kubelet", What::Finding("kubelet_stopped")),
         Sees::of("kubelet", What::Finding("kubelet_healthz_hung")),
     ],
+    diagnosed: Expect::Root,
     inject: |node| {
         let since = node.signal("kubelet", SIGSTOP)?;
         let state = node.sh(&format!("grep State /proc/{}/status", node.pid("kubelet")?))?;

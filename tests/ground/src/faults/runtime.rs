@@ -4,7 +4,7 @@ use nix::libc::{SIGCONT, SIGKILL, SIGSTOP};
 use nodewhy_proto::SubjectKind;
 use serde_json::json;
 
-use crate::fault::{Fault, Injected, Sees, What};
+use crate::fault::{Expect, Fault, Injected, Sees, What};
 use crate::node::Node;
 
 const SOCKET: (SubjectKind, &str) = (SubjectKind::Runtime, "/run/containerd/containerd.sock");
@@ -16,6 +16,7 @@ pub static DEAD: Fault = Fault {
     cause: "containerd_dead",
     subject: SOCKET,
     sees: &[Sees::of("runtime", What::Finding("runtime_refused"))],
+    diagnosed: Expect::Root,
     inject: |node| {
         node.drop_in("containerd", "Restart=no")?;
         let since = node.signal("containerd", SIGKILL)?;
@@ -37,6 +38,7 @@ pub static HUNG: Fault = Fault {
     cause: "containerd_hung",
     subject: SOCKET,
     sees: &[Sees::of("runtime", What::Finding("runtime_hung"))],
+    diagnosed: Expect::Root,
     inject: |node| {
         let since = node.signal("containerd", SIGSTOP)?;
         Ok(Injected::since(since).proven("/proc/PID/status of containerd", state(node, "containerd")?))
@@ -113,6 +115,9 @@ pub static CNI_DIR_REMOVED: Fault = Fault {
     cause: "cni_dir_deleted_stops_cri",
     subject: (SubjectKind::Cni, "/etc/cni/net.d"),
     sees: &[Sees::of("cni", What::Finding("cni_config_dir_missing"))],
+    diagnosed: Expect::NotYet(
+        "this containerd (1.6) goes on without the folder; the cause is of newer ones, which stop",
+    ),
     inject: |node| {
         let since = node.clocks()?;
         node.sh("mv /etc/cni/net.d /var/lib/ground/net.d")?;
