@@ -6,6 +6,7 @@
 mod elapsed;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::Deref;
 
 use jiff::Timestamp;
@@ -151,7 +152,7 @@ fn judged(fault: &Fault, since: &Clocks, undone_at: Option<Timestamp>, way: Way,
     let undone = undone_at.map(|at| elapsed.received(at));
     let sign = |sees: &Sees| Sign {
         collector: sees.collector,
-        what: words(&sees.what),
+        what: sees.what.to_string(),
         expected: match (way, sees.not_in_pod) {
             (Way::Pod, Some(why)) => Expected::NotInPod(why),
             _ => Expected::Yes,
@@ -297,15 +298,18 @@ fn held_before<'s>(elapsed: &Elapsed<'_>, story: &'s Story) -> BTreeSet<(&'s str
     held
 }
 
-fn words(what: &What) -> String {
-    match what {
-        What::Finding(name) => format!("finding {name}"),
-        What::OomKill(role) => format!("OOM kill of {}", role_words(*role)),
-        What::KernelMessage(pattern) => format!("kernel message {pattern}"),
-        What::AtLeast(pointer, limit) => format!("{pointer} at least {limit}"),
-        What::AtMost(pointer, limit) => format!("{pointer} at most {limit}"),
-        What::ClockStepped => "step of the wall clock".to_owned(),
-        What::Rebooted => "another boot".to_owned(),
+impl fmt::Display for What {
+    /// In words: `finding runtime_hung`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::Finding(name) => write!(f, "finding {name}"),
+            What::OomKill(role) => write!(f, "OOM kill of {}", role_words(*role)),
+            What::KernelMessage(pattern) => write!(f, "kernel message {pattern}"),
+            What::AtLeast(pointer, limit) => write!(f, "{pointer} at least {limit}"),
+            What::AtMost(pointer, limit) => write!(f, "{pointer} at most {limit}"),
+            What::ClockStepped => f.write_str("step of the wall clock"),
+            What::Rebooted => f.write_str("another boot"),
+        }
     }
 }
 
