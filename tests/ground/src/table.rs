@@ -25,9 +25,10 @@ This page is generated from `tests/ground/src/faults.rs` and from the evidence i
 - **sign** is what the agent must see: the collector, and its finding, event or figure. `none yet` means that no
   collector reads what would show this fault; the text under the table says which source would.
 - **host** and **container** say how many seconds after the fault the agent had the sign to serve. Seconds are counted
-  on the node's boot clock. A kernel message bears the kernel's stamp, so for it they are counted until it was received
-  from the agent. `cannot` means that an agent in a container has no way to see it; the text under the table says why.
-  `not seen` is a failure. `not run` means that no evidence is kept. A state that held before the fault never counts.
+  on the node's boot clock. OOM kills and kernel messages bear the kernel's stamp, and another boot begins on a coarse
+  clock: for these they are counted until the sign was received from the agent. `cannot` means that an agent in a
+  container has no way to see it; the text under the table says why. `not seen` is a failure. `not run` means that no
+  evidence is kept. A state that held before the fault never counts.
 - The machine is emulated, and two agents, the harness and the fault share two processors. Times are longer than on
   real hardware.
 ";
