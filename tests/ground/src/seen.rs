@@ -98,6 +98,11 @@ impl Sign {
     }
 }
 
+/// Whether a sign of the fault is a figure: without, the judgement needs no states of a story.
+pub fn needs_readings(fault: &Fault) -> bool {
+    fault.sees.iter().any(|sees| matches!(sees.what, What::AtLeast(..) | What::AtMost(..)))
+}
+
 /// When each sign of the fault was first seen by this agent, in the order of [`Fault::sees`]. For a run that goes on:
 /// what came after the undo is not told apart here.
 pub fn signs(fault: &Fault, since: &Clocks, way: Way, story: &Story) -> Vec<Sign> {

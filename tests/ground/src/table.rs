@@ -72,7 +72,8 @@ impl<'e> Run<'e> {
         let truth = &evidence.truth;
         let mut run = Run { evidence, signs: BTreeMap::new(), unexpected: BTreeMap::new() };
         for (way, served) in &evidence.agents {
-            let story = Story::of(served);
+            let story =
+                if seen::needs_readings(fault) { Story::of(served) } else { Story::without_states(served) };
             run.signs.insert(*way, seen::signs_of_run(fault, truth, *way, &story));
             let unexpected = seen::unexpected(fault, &truth.injected.since, truth.undone_at, &story);
             run.unexpected.insert(*way, unexpected);

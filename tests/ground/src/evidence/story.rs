@@ -35,12 +35,19 @@ pub struct Asked<T> {
 impl Story {
     /// All of it.
     pub fn of(served: &Served) -> Story {
+        let mut story = Story::without_states(served);
+        for answer in &served.state {
+            story.take_state(answer);
+        }
+        story.holes.sort();
+        story
+    }
+
+    /// All but the states, which are nearly all there is to understand: for whoever needs no reading.
+    pub fn without_states(served: &Served) -> Story {
         let mut story = Story::default();
         for answer in &served.node {
             story.take_node(answer);
-        }
-        for answer in &served.state {
-            story.take_state(answer);
         }
         for answer in &served.findings {
             story.take_findings(answer);
@@ -160,6 +167,8 @@ mod tests {
         };
         let story = Story::of(&served);
         assert_eq!(story.holes, []);
+        let without = Story::without_states(&served);
+        assert_eq!(without, Story { states: vec![], ..story.clone() });
         assert_eq!(story.first_boot(), Some("first"));
         assert_eq!((story.states[0].asked, story.states[0].received), (at(2000), at(2007)));
         assert_eq!(story.findings[0].said, []);

@@ -266,6 +266,7 @@ fn a_number_counts_from_the_time_of_its_reading() {
     static LOW: &[Sees] = &[Sees::of("pressure", What::AtMost("/memory/full/avg10", 1.0))];
     story.states = vec![avg10(-1_000, 30.0), avg10(1_600, 1.0)];
     near(&only(LOW, &story), 1.05, 1.610);
+    assert!(needs_readings(&fault(LOW)) && needs_readings(&fault(THRASH)) && !needs_readings(&fault(OOM)));
 }
 
 #[test]
