@@ -13,3 +13,5 @@ pub mod image;
 pub mod machine;
 pub mod node;
 pub mod ready;
+pub mod run;
+pub mod watch;
