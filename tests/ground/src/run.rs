@@ -116,8 +116,9 @@ fn program(name: &str) -> anyhow::Result<PathBuf> {
 pub fn run(ground: &Ground, fault: &Fault) -> anyhow::Result<Evidence> {
     let slot = ground.slot()?;
     let began_at = Timestamp::now();
-    let mut node = ground.node(&slot)?;
+    // Before the node: its forwards end first, and remove their sockets.
     let sockets = tempfile::Builder::new().prefix("ground-").tempdir()?;
+    let mut node = ground.node(&slot)?;
     let mut watches = BTreeMap::new();
     for way in Way::ALL {
         node.start_agent(way)?;

@@ -58,6 +58,9 @@ enum Command {
     Sh {
         /// The script.
         script: String,
+        /// Starts the agent in both ways first.
+        #[arg(long)]
+        agents: bool,
     },
 }
 
@@ -84,10 +87,14 @@ fn main() -> anyhow::Result<()> {
             run_all(&Ground::make(cli.suite)?, &faults, keep)
         }
         Command::Try { fault, seconds } => try_one(cli.suite, find(&fault)?, Duration::from_secs(seconds)),
-        Command::Sh { script } => {
+        Command::Sh { script, agents } => {
             let ground = Ground::make(cli.suite)?;
             let slot = ground.slot()?;
-            println!("{}", ground.node(&slot)?.says(&script)?);
+            let node = ground.node(&slot)?;
+            for way in Way::ALL.iter().filter(|_| agents) {
+                node.start_agent(*way)?;
+            }
+            println!("{}", node.says(&script)?);
             Ok(())
         }
     }
