@@ -14,5 +14,7 @@ pub mod image;
 pub mod machine;
 pub mod node;
 pub mod ready;
+pub mod run;
 pub mod seen;
 pub mod table;
+pub mod watch;

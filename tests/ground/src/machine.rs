@@ -201,7 +201,7 @@ impl Machine {
              random.trust_cpu=on mitigations=off"
         );
         let disk = |file: String, format: &str, extra: &str| {
-            format!("file={file},format={format},if=virtio,cache=unsafe,discard=unmap{extra}")
+            format!("file={file},format={format},if=virtio,cache=writeback,discard=unmap{extra}")
         };
         command
             .args(["-name", "nodewhy-ground", "-smp", &CPUS.to_string()])

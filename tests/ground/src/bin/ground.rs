@@ -1,16 +1,18 @@
 //! The proving ground from the command line.
 
+#![expect(clippy::disallowed_methods, reason = "it measures how long things take")]
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
-use nodewhy_ground::evidence::Way;
+use nodewhy_ground::evidence::{Way, folder};
+use nodewhy_ground::fault::Fault;
 use nodewhy_ground::faults;
-use nodewhy_ground::image::{Image, Programs, Suite};
-use nodewhy_ground::machine::Accelerator;
-use nodewhy_ground::node::{Node, Payload};
-use nodewhy_ground::ready::ready;
+use nodewhy_ground::image::{Suite, cache};
+use nodewhy_ground::node::Node;
+use nodewhy_ground::run::{Ground, run};
 
 /// Breaks a real node on purpose, in a virtual machine, and shows what the agent sees of it.
 #[derive(Debug, Parser)]
@@ -26,7 +28,25 @@ struct Cli {
 enum Command {
     /// The faults that there are.
     List,
-    /// Makes one fault by hand: its proof, and what each agent says each second until the undo.
+    /// Runs faults by name: each from the snapshot, with the agent on the host and in a container.
+    Run {
+        /// Their names.
+        #[arg(required = true)]
+        faults: Vec<String>,
+        /// Keeps the evidence in the repository.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Runs every fault.
+    All {
+        /// Only those that run each time.
+        #[arg(long)]
+        each_time: bool,
+        /// Keeps the evidence in the repository.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Makes one fault by hand: its proof, and what each agent says until the undo.
     Try {
         /// Its name.
         fault: String,
@@ -38,6 +58,9 @@ enum Command {
     Sh {
         /// The script.
         script: String,
+        /// Starts the agent in both ways first.
+        #[arg(long)]
+        agents: bool,
     },
 }
 
@@ -48,54 +71,83 @@ fn main() -> anyhow::Result<()> {
             for (group, faults) in faults::FAULTS {
                 println!("{group}");
                 for fault in *faults {
-                    println!("  {:<28} {:<26} {}", fault.name, fault.cause, fault.about);
+                    let each_time = if fault.each_time { "*" } else { " " };
+                    println!("{each_time} {:<28} {:<26} {}", fault.name, fault.cause, fault.about);
                 }
             }
+            println!("* runs each time");
             Ok(())
         }
-        Command::Try { fault, seconds } => try_one(cli.suite, &fault, Duration::from_secs(seconds)),
-        Command::Sh { script } => {
-            let (image, accelerator, payload) = parts(cli.suite)?;
-            let disks = ready(&image, accelerator)?.copy(image.folder.join("sh"))?;
-            let node = Node::start(&image, accelerator, disks, &payload)?;
+        Command::Run { faults, keep } => {
+            let faults: Vec<&Fault> = faults.iter().map(|name| find(name)).collect::<Result<_, _>>()?;
+            run_all(&Ground::make(cli.suite)?, &faults, keep)
+        }
+        Command::All { each_time, keep } => {
+            let faults: Vec<&Fault> = faults::all().filter(|fault| fault.each_time || !each_time).collect();
+            run_all(&Ground::make(cli.suite)?, &faults, keep)
+        }
+        Command::Try { fault, seconds } => try_one(cli.suite, find(&fault)?, Duration::from_secs(seconds)),
+        Command::Sh { script, agents } => {
+            let ground = Ground::make(cli.suite)?;
+            let slot = ground.slot()?;
+            let node = ground.node(&slot)?;
+            for way in Way::ALL.iter().filter(|_| agents) {
+                node.start_agent(*way)?;
+            }
             println!("{}", node.says(&script)?);
             Ok(())
         }
     }
 }
 
-/// The folder of the release programs beside this one.
-fn release(name: &str) -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let found = own.ancestors().map(|folder| folder.join("release").join(name)).find(|file| file.is_file());
-    found.with_context(|| {
-        format!("{name} is not built: cargo build --release -p nodewhy-agent -p nodewhy-guest --bins")
-    })
+fn find(name: &str) -> anyhow::Result<&'static Fault> {
+    faults::find(name).with_context(|| format!("there is no fault {name}: `ground list` shows them"))
 }
 
-fn parts(suite: Suite) -> anyhow::Result<(Image, Accelerator, Payload)> {
-    let kubelet = release("kubelet-standin")?;
-    let programs = Programs { guest: release("guest")?, kubelet, pods: release("pods")? };
-    let image = Image::make(suite, &programs)?;
-    let accelerator = Accelerator::find(&image)?;
-    let payload = Payload { agent: release("nodewhy-agent")?, hurt: release("hurt")?, lockup: None };
-    Ok((image, accelerator, payload))
+/// Where evidence goes that is not kept.
+fn runs() -> PathBuf {
+    cache().join("runs")
 }
 
-fn try_one(suite: Suite, name: &str, hold: Duration) -> anyhow::Result<()> {
-    let fault = faults::find(name).with_context(|| format!("there is no fault {name}: see ground list"))?;
-    let (image, accelerator, payload) = parts(suite)?;
-    let disks = ready(&image, accelerator)?.copy(image.folder.join("try"))?;
+fn run_all(ground: &Ground, faults: &[&Fault], keep: bool) -> anyhow::Result<()> {
+    let whole = Instant::now();
+    let mut failed = Vec::new();
+    for fault in faults {
+        let began = Instant::now();
+        println!("== {}: {}", fault.name, fault.about);
+        match run(ground, fault) {
+            Ok(evidence) => {
+                let root = if keep { folder() } else { runs() };
+                let written = evidence.write(&root)?;
+                println!("   {:.0} s; evidence in {}", began.elapsed().as_secs_f64(), written.display());
+            }
+            Err(error) => {
+                println!("   failed after {:.0} s: {error:#}", began.elapsed().as_secs_f64());
+                failed.push(fault.name);
+            }
+        }
+    }
+    println!("{} faults in {:.0} s", faults.len(), whole.elapsed().as_secs_f64());
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+fn try_one(suite: Suite, fault: &Fault, hold: Duration) -> anyhow::Result<()> {
+    let ground = Ground::make(suite)?;
+    let slot = ground.slot()?;
     let began = Instant::now();
     let said = |what: &str| println!("{:6.1} s  {what}", began.elapsed().as_secs_f64());
-    let mut node = Node::start(&image, accelerator, disks, &payload)?;
+    let mut node = ground.node(&slot)?;
     for way in Way::ALL {
         node.start_agent(way)?;
     }
     said("the node is there, with both agents");
     std::thread::sleep(Duration::from_secs(5));
     let injected = (fault.inject)(&mut node)?;
-    said(&format!("{injected:#?}"));
+    said("the fault holds");
+    for proof in &injected.proof {
+        said(&format!("proof: {}: {}", proof.source, proof.said.trim()));
+    }
     let left = Instant::now();
     while left.elapsed() < hold {
         for way in Way::ALL {
@@ -112,7 +164,7 @@ fn try_one(suite: Suite, name: &str, hold: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Each collector that is not well, and each finding, in a line.
+/// Each collector, and each finding, in a line.
 fn told(node: &Node, way: Way) -> String {
     let get = |path: &str| -> anyhow::Result<serde_json::Value> {
         Ok(serde_json::from_str(&node.get(way, path)?)?)
@@ -121,8 +173,8 @@ fn told(node: &Node, way: Way) -> String {
     match get("/api/v1/state?readings=false") {
         Ok(state) => {
             for (name, collector) in state["collectors"].as_object().into_iter().flatten() {
-                let late = &collector["ticks"]["late"];
-                lines.push(format!("{name} {} {} (late {late})", collector["outcome"], collector["summary"]));
+                let (outcome, summary) = (&collector["outcome"], &collector["summary"]);
+                lines.push(format!("{name} {outcome} {summary} (late {})", collector["ticks"]["late"]));
             }
         }
         Err(error) => lines.push(format!("state: {error:#}")),
@@ -130,14 +182,9 @@ fn told(node: &Node, way: Way) -> String {
     match get("/api/v1/findings") {
         Ok(findings) => {
             for finding in findings.as_array().into_iter().flatten() {
-                lines.push(format!(
-                    "{} {} since {} ended {}: {}",
-                    finding["finding"],
-                    finding["subject"],
-                    finding["since"],
-                    finding["ended"],
-                    finding["summary"]
-                ));
+                let (name, subject) = (&finding["finding"], &finding["subject"]["name"]);
+                let (began, ended) = (&finding["began"], &finding["ended"]);
+                lines.push(format!("{name} {subject} {began} to {ended}: {}", finding["summary"]));
             }
         }
         Err(error) => lines.push(format!("findings: {error:#}")),
