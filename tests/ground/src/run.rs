@@ -16,6 +16,7 @@ use crate::image::{Image, Programs, Suite, module};
 use crate::machine::Accelerator;
 use crate::node::{Node, Payload};
 use crate::ready::ready;
+use crate::seen::all_seen;
 use crate::watch::Watch;
 
 /// Both agents have to be well for so long before the fault: it is the run's part in which nothing may be found.
@@ -193,6 +194,8 @@ fn trouble(way: Way, watch: &Watch) -> Option<String> {
     })
 }
 
-fn seen(_: &Fault, _: &Truth, _: &BTreeMap<Way, Watch>) -> bool {
-    false
+/// Whether both agents have seen all that they have to.
+fn seen(fault: &Fault, truth: &Truth, watches: &BTreeMap<Way, Watch>) -> bool {
+    let since = &truth.injected.since;
+    watches.iter().all(|(way, watch)| watch.so_far(|story| all_seen(fault, since, *way, story)))
 }

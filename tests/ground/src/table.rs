@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::evidence::{Evidence, Story, Way};
 use crate::fault::Fault;
-use crate::seen::{self, Expected, Sign};
+use crate::seen::{self, Sign, figure};
 
 const INTRO: &str = "\
 # The proving ground
@@ -110,17 +110,7 @@ fn cell(fault: &Fault, number: usize, way: Way, run: Option<&Run<'_>>) -> String
         debug_assert!(fault.sees.is_empty(), "each entry of `sees` is judged");
         return "-".to_owned();
     };
-    match (&sign.seen, sign.expected) {
-        (Some(seen), Expected::Yes) => figure(seen.figure_seconds()),
-        (Some(seen), Expected::NotInPod(_)) => format!("{}, though it cannot", figure(seen.figure_seconds())),
-        (None, Expected::Yes) => "not seen".to_owned(),
-        (None, Expected::NotInPod(_)) => "cannot".to_owned(),
-    }
-}
-
-/// One decimal below ten seconds.
-fn figure(seconds: f64) -> String {
-    if seconds < 9.95 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
+    sign.in_short()
 }
 
 fn verdict(verdicts: Option<&BTreeMap<Way, String>>) -> String {

@@ -1,10 +1,13 @@
+use std::collections::BTreeMap;
+
 use nodewhy_proto::{
-    AgentInfo, CollectorState, Finding, KernelMessage, NodeId, NodeInfo, OomKill, OomScope, Outcome,
+    AgentInfo, CollectorState, Event, Finding, KernelMessage, NodeId, NodeInfo, OomKill, OomScope, Outcome,
     Severity, State,
 };
 use serde_json::json;
 
 use super::*;
+use crate::evidence::Asked;
 use crate::evidence::tests::at;
 
 /// The fault begins 10 s after the story, by the harness's clock; the node's wall clock is 3 s ahead of that one.
@@ -374,23 +377,27 @@ fn what_an_agent_in_a_container_cannot_see_is_not_expected_of_it() {
     assert_eq!(of_host[1].what, "OOM kill of the kubelet");
     assert!(of_host[0].is_as_expected() && !of_host[1].is_as_expected());
 
-    let both =
-        |host: &Story, pod: &Story| all_seen(&fault, &since(), &[(Way::Host, host), (Way::Pod, pod)].into());
+    let both = |host: &Story, pod: &Story| {
+        all_seen(&fault, &since(), Way::Host, host) && all_seen(&fault, &since(), Way::Pod, pod)
+    };
     assert!(!both(&host, &pod));
     host.events.push(killed(200, 900, Role::Kubelet));
     assert!(both(&host, &pod));
     assert!(!both(&host, &Story::default()));
     // A claim that it can't, and it can, is wrong; but nobody waits for it.
     pod.events.push(killed(200, 900, Role::Kubelet));
-    assert!(!signs(&fault, &since(), Way::Pod, &pod)[1].is_as_expected());
+    let wrong = signs(&fault, &since(), Way::Pod, &pod).remove(1);
+    assert!(!wrong.is_as_expected());
+    assert_eq!(
+        [&of_pod[1], &of_host[1], &wrong].map(Sign::in_short),
+        ["cannot", "not seen", "0.9 s, though it cannot"]
+    );
     assert!(both(&host, &pod));
 }
 
 #[test]
 fn where_nothing_is_to_be_seen_never_everything_was() {
-    let story = story();
-    assert!(!all_seen(&fault(&[]), &since(), &[(Way::Host, &story)].into()));
-    assert!(!all_seen(&fault(HUNG), &since(), &BTreeMap::<Way, &Story>::new()));
+    assert!(!all_seen(&fault(&[]), &since(), Way::Host, &story()));
 }
 
 #[test]
