@@ -61,8 +61,12 @@ impl Ground {
         let image = Image::make(suite, &programs)?;
         let accelerator = Accelerator::find(&image)?;
         let lockup = module(&image, "lockup", include_str!("../module/lockup.c"))?;
-        let payload =
-            Payload { agent: program("nodewhy-agent")?, hurt: program("hurt")?, lockup: Some(lockup) };
+        let payload = Payload {
+            agent: program("nodewhy-agent")?,
+            hurt: program("hurt")?,
+            scrape: program("scrape")?,
+            lockup: Some(lockup),
+        };
         ready(&image, accelerator)?;
         Ok(Ground { image, accelerator, payload })
     }

@@ -9,10 +9,10 @@ use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use nodewhy_ground::evidence::{Way, folder};
 use nodewhy_ground::fault::Fault;
-use nodewhy_ground::faults;
 use nodewhy_ground::image::{Suite, cache};
 use nodewhy_ground::node::Node;
 use nodewhy_ground::run::{Ground, run};
+use nodewhy_ground::{faults, fire, pod};
 
 /// Breaks a real node on purpose, in a virtual machine, and shows what the agent sees of it.
 #[derive(Debug, Parser)]
@@ -54,6 +54,13 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// What a container changes, seen from inside the agent's.
+    Pod,
+    /// How late the agent's ticks are while the node is dying, beside node_exporter and a loop of the shell.
+    Fire {
+        /// Under these faults alone.
+        faults: Vec<String>,
+    },
     /// Runs a script of the shell on a fresh node, and says what it said.
     Sh {
         /// The script.
@@ -87,6 +94,32 @@ fn main() -> anyhow::Result<()> {
             run_all(&Ground::make(cli.suite)?, &faults, keep)
         }
         Command::Try { fault, seconds } => try_one(cli.suite, find(&fault)?, Duration::from_secs(seconds)),
+        Command::Pod => pod::seen(&Ground::make(cli.suite)?),
+        Command::Fire { faults } => {
+            let ground = Ground::make(cli.suite)?;
+            let names: Vec<&str> = match faults.as_slice() {
+                [] => fire::UNDER.to_vec(),
+                named => named.iter().map(String::as_str).collect(),
+            };
+            let mut fires = Vec::new();
+            for name in names {
+                let fire = fire::under(&ground, find(name)?)?;
+                println!("{}", serde_json::to_string(&fire)?);
+                fires.push(fire);
+            }
+            print!("{}", fire::table(&fires));
+            for fire in &fires {
+                for (way, late) in [("host", &fire.host), ("pod", &fire.pod)] {
+                    let share = 1.0 - late.on_time();
+                    ensure!(
+                        share <= fire::LATE_AT_MOST,
+                        "{}: {share:.3} of the ticks ({way}) were late",
+                        fire.fault
+                    );
+                }
+            }
+            Ok(())
+        }
         Command::Sh { script, agents } => {
             let ground = Ground::make(cli.suite)?;
             let slot = ground.slot()?;
