@@ -16,6 +16,7 @@ use crate::image::{Image, Programs, Suite, module};
 use crate::machine::Accelerator;
 use crate::node::{Node, Payload};
 use crate::ready::ready;
+use crate::seen::all_seen;
 use crate::watch::Watch;
 
 /// Both agents have to be well for so long before the fault: it is the run's part in which nothing may be found.
@@ -143,7 +144,8 @@ pub fn run(ground: &Ground, fault: &Fault) -> anyhow::Result<Evidence> {
     truth.stand_ins =
         vec!["kubelet: kubelet-standin".to_owned(), "the kubelet's making of pods: pods".to_owned()];
     let left = Instant::now();
-    while left.elapsed() < fault.hold && !seen(fault, &truth, &watches) {
+    while left.elapsed() < fault.hold && !watches.iter().all(|(way, watch)| seen(fault, &truth, *way, watch))
+    {
         sleep(Duration::from_millis(250));
     }
     // A node that is too ill to tell its time says nothing of it.
@@ -197,6 +199,7 @@ fn trouble(way: Way, watch: &Watch) -> Option<String> {
     })
 }
 
-fn seen(_: &Fault, _: &Truth, _: &BTreeMap<Way, Watch>) -> bool {
-    false
+/// A fault that nothing shows yet is left in place for as long as it may.
+fn seen(fault: &Fault, truth: &Truth, way: Way, watch: &Watch) -> bool {
+    watch.so_far(|story| all_seen(fault, &truth.injected.since, &BTreeMap::from([(way, story)])))
 }

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
-use nodewhy_ground::evidence::{Way, folder};
+use nodewhy_ground::evidence::{Evidence, Story, Way, folder};
 use nodewhy_ground::fault::Fault;
 use nodewhy_ground::image::{Suite, cache};
 use nodewhy_ground::node::Node;
 use nodewhy_ground::run::{Ground, run};
+use nodewhy_ground::seen::{signs_of_run, unexpected};
 use nodewhy_ground::{faults, fire, pod};
 
 /// Breaks a real node on purpose, in a virtual machine, and shows what the agent sees of it.
@@ -152,6 +153,7 @@ fn run_all(ground: &Ground, faults: &[&Fault], keep: bool) -> anyhow::Result<()>
             Ok(evidence) => {
                 let root = if keep { folder() } else { runs() };
                 let written = evidence.write(&root)?;
+                failed.extend(report(fault, &evidence).then_some(fault.name));
                 println!("   {:.0} s; evidence in {}", began.elapsed().as_secs_f64(), written.display());
             }
             Err(error) => {
@@ -163,6 +165,33 @@ fn run_all(ground: &Ground, faults: &[&Fault], keep: bool) -> anyhow::Result<()>
     println!("{} faults in {:.0} s", faults.len(), whole.elapsed().as_secs_f64());
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
+}
+
+/// What was seen of it, by whom, when. Whether something was not as it should be.
+fn report(fault: &Fault, evidence: &Evidence) -> bool {
+    for proof in &evidence.truth.injected.proof {
+        println!("   proof  {}: {}", proof.source, proof.said.trim().replace('\n', "\n          "));
+    }
+    let mut wrong = false;
+    for (way, served) in &evidence.agents {
+        let story = Story::of(served);
+        for sign in signs_of_run(fault, &evidence.truth, *way, &story) {
+            wrong |= !sign.is_as_expected();
+            let mark = if sign.is_as_expected() { " " } else { "!" };
+            let text = sign.seen.as_ref().map_or("", |seen| &seen.text);
+            println!(
+                " {mark} {:<5} {:<9} {}: {} {text}",
+                way.folder(),
+                sign.in_short(),
+                sign.collector,
+                sign.what
+            );
+        }
+        for also in unexpected(fault, &evidence.truth.injected.since, evidence.truth.undone_at, &story) {
+            println!("   {:<5} also      {also:?}", way.folder());
+        }
+    }
+    wrong
 }
 
 fn try_one(suite: Suite, fault: &Fault, hold: Duration) -> anyhow::Result<()> {
