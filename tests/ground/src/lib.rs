@@ -10,9 +10,11 @@
 pub mod evidence;
 pub mod fault;
 pub mod faults;
+pub mod fire;
 pub mod image;
 pub mod machine;
 pub mod node;
+pub mod pod;
 pub mod ready;
 pub mod run;
 pub mod seen;

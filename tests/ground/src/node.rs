@@ -27,6 +27,8 @@ pub struct Payload {
     pub agent: PathBuf,
     /// The programs that do harm.
     pub hurt: PathBuf,
+    /// The scraper that is compared with the agent.
+    pub scrape: PathBuf,
     /// The module that locks up a processor, where it was built.
     pub lockup: Option<PathBuf>,
 }
@@ -56,7 +58,11 @@ impl Node {
         disks: Disks,
         brings: &Payload,
     ) -> anyhow::Result<Node> {
-        let mut files = vec![("nodewhy-agent", brings.agent.clone()), ("hurt", brings.hurt.clone())];
+        let mut files = vec![
+            ("nodewhy-agent", brings.agent.clone()),
+            ("hurt", brings.hurt.clone()),
+            ("scrape", brings.scrape.clone()),
+        ];
         files.extend(brings.lockup.clone().map(|module| ("lockup.ko", module)));
         payload(&disks, &files)?;
         let machine = Machine::start(image, accelerator, &disks, From::Snapshot(READY))?;

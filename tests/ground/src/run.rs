@@ -62,8 +62,12 @@ impl Ground {
         let image = Image::make(suite, &programs)?;
         let accelerator = Accelerator::find(&image)?;
         let lockup = module(&image, "lockup", include_str!("../module/lockup.c"))?;
-        let payload =
-            Payload { agent: program("nodewhy-agent")?, hurt: program("hurt")?, lockup: Some(lockup) };
+        let payload = Payload {
+            agent: program("nodewhy-agent")?,
+            hurt: program("hurt")?,
+            scrape: program("scrape")?,
+            lockup: Some(lockup),
+        };
         ready(&image, accelerator)?;
         Ok(Ground { image, accelerator, payload })
     }
@@ -140,7 +144,8 @@ pub fn run(ground: &Ground, fault: &Fault) -> anyhow::Result<Evidence> {
     truth.stand_ins =
         vec!["kubelet: kubelet-standin".to_owned(), "the kubelet's making of pods: pods".to_owned()];
     let left = Instant::now();
-    while left.elapsed() < fault.hold && !seen(fault, &truth, &watches) {
+    while left.elapsed() < fault.hold && !watches.iter().all(|(way, watch)| seen(fault, &truth, *way, watch))
+    {
         sleep(Duration::from_millis(250));
     }
     // A node that is too ill to tell its time says nothing of it.
@@ -194,8 +199,7 @@ fn trouble(way: Way, watch: &Watch) -> Option<String> {
     })
 }
 
-/// Whether both agents have seen all that they have to.
-fn seen(fault: &Fault, truth: &Truth, watches: &BTreeMap<Way, Watch>) -> bool {
-    let since = &truth.injected.since;
-    watches.iter().all(|(way, watch)| watch.so_far(|story| all_seen(fault, since, *way, story)))
+/// A fault that nothing shows yet is left in place for as long as it may.
+fn seen(fault: &Fault, truth: &Truth, way: Way, watch: &Watch) -> bool {
+    watch.so_far(|story| all_seen(fault, &truth.injected.since, way, story))
 }

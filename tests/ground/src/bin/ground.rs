@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
-use nodewhy_ground::evidence::{Way, folder};
+use nodewhy_ground::evidence::{Evidence, Story, Way, folder};
 use nodewhy_ground::fault::Fault;
-use nodewhy_ground::faults;
 use nodewhy_ground::image::{Suite, cache};
 use nodewhy_ground::node::Node;
 use nodewhy_ground::run::{Ground, run};
+use nodewhy_ground::seen::{signs_of_run, unexpected};
+use nodewhy_ground::{faults, fire, pod};
 
 /// Breaks a real node on purpose, in a virtual machine, and shows what the agent sees of it.
 #[derive(Debug, Parser)]
@@ -54,6 +55,13 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// What a container changes, seen from inside the agent's.
+    Pod,
+    /// How late the agent's ticks are while the node is dying, beside node_exporter and a loop of the shell.
+    Fire {
+        /// Under these faults alone.
+        faults: Vec<String>,
+    },
     /// Runs a script of the shell on a fresh node, and says what it said.
     Sh {
         /// The script.
@@ -87,6 +95,32 @@ fn main() -> anyhow::Result<()> {
             run_all(&Ground::make(cli.suite)?, &faults, keep)
         }
         Command::Try { fault, seconds } => try_one(cli.suite, find(&fault)?, Duration::from_secs(seconds)),
+        Command::Pod => pod::seen(&Ground::make(cli.suite)?),
+        Command::Fire { faults } => {
+            let ground = Ground::make(cli.suite)?;
+            let names: Vec<&str> = match faults.as_slice() {
+                [] => fire::UNDER.to_vec(),
+                named => named.iter().map(String::as_str).collect(),
+            };
+            let mut fires = Vec::new();
+            for name in names {
+                let fire = fire::under(&ground, find(name)?)?;
+                println!("{}", serde_json::to_string(&fire)?);
+                fires.push(fire);
+            }
+            print!("{}", fire::table(&fires));
+            for fire in &fires {
+                for (way, late) in [("host", &fire.host), ("pod", &fire.pod)] {
+                    let share = 1.0 - late.on_time();
+                    ensure!(
+                        share <= fire::LATE_AT_MOST,
+                        "{}: {share:.3} of the ticks ({way}) were late",
+                        fire.fault
+                    );
+                }
+            }
+            Ok(())
+        }
         Command::Sh { script, agents } => {
             let ground = Ground::make(cli.suite)?;
             let slot = ground.slot()?;
@@ -119,6 +153,7 @@ fn run_all(ground: &Ground, faults: &[&Fault], keep: bool) -> anyhow::Result<()>
             Ok(evidence) => {
                 let root = if keep { folder() } else { runs() };
                 let written = evidence.write(&root)?;
+                failed.extend(report(fault, &evidence).then_some(fault.name));
                 println!("   {:.0} s; evidence in {}", began.elapsed().as_secs_f64(), written.display());
             }
             Err(error) => {
@@ -130,6 +165,33 @@ fn run_all(ground: &Ground, faults: &[&Fault], keep: bool) -> anyhow::Result<()>
     println!("{} faults in {:.0} s", faults.len(), whole.elapsed().as_secs_f64());
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
+}
+
+/// What was seen of it, by whom, when. Whether something was not as it should be.
+fn report(fault: &Fault, evidence: &Evidence) -> bool {
+    for proof in &evidence.truth.injected.proof {
+        println!("   proof  {}: {}", proof.source, proof.said.trim().replace('\n', "\n          "));
+    }
+    let mut wrong = false;
+    for (way, served) in &evidence.agents {
+        let story = Story::of(served);
+        for sign in signs_of_run(fault, &evidence.truth, *way, &story) {
+            wrong |= !sign.is_as_expected();
+            let mark = if sign.is_as_expected() { " " } else { "!" };
+            let text = sign.seen.as_ref().map_or("", |seen| &seen.text);
+            println!(
+                " {mark} {:<5} {:<9} {}: {} {text}",
+                way.folder(),
+                sign.in_short(),
+                sign.collector,
+                sign.what
+            );
+        }
+        for also in unexpected(fault, &evidence.truth.injected.since, evidence.truth.undone_at, &story) {
+            println!("   {:<5} also      {also:?}", way.folder());
+        }
+    }
+    wrong
 }
 
 fn try_one(suite: Suite, fault: &Fault, hold: Duration) -> anyhow::Result<()> {
