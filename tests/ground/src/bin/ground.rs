@@ -29,6 +29,8 @@ struct Cli {
 enum Command {
     /// The faults that there are.
     List,
+    /// Makes the image and the snapshot, where they are not made yet.
+    Make,
     /// Runs faults by name: each from the snapshot, with the agent on the host and in a container.
     Run {
         /// Their names.
@@ -86,6 +88,7 @@ fn main() -> anyhow::Result<()> {
             println!("* runs each time");
             Ok(())
         }
+        Command::Make => Ground::make(cli.suite).map(drop),
         Command::Run { faults, keep } => {
             let faults: Vec<&Fault> = faults.iter().map(|name| find(name)).collect::<Result<_, _>>()?;
             run_all(&Ground::make(cli.suite)?, &faults, keep)
