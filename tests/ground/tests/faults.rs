@@ -1,8 +1,6 @@
 //! The faults that run each time: each is made for real, in a machine of its own, and must be seen by the agent on the
 //! host and by the agent in a container.
 
-#![expect(clippy::disallowed_methods, reason = "it runs virtual machines")]
-
 use std::collections::BTreeSet;
 
 use anyhow::{Context, ensure};
@@ -37,7 +35,8 @@ each_time! {
 
 #[test]
 fn every_fault_that_runs_each_time_has_its_test() {
-    let listed: BTreeSet<&str> = faults::all().filter(|fault| fault.each_time).map(|fault| fault.name).collect();
+    let listed: BTreeSet<&str> =
+        faults::all().filter(|fault| fault.each_time).map(|fault| fault.name).collect();
     assert_eq!(listed, HERE.iter().copied().collect());
 }
 

@@ -2,7 +2,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "it measures how long things take")]
 
-use std::path::PathBuf;
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -39,6 +42,9 @@ enum Command {
         /// Keeps the evidence in the repository.
         #[arg(long)]
         keep: bool,
+        /// So many machines at once.
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
     },
     /// Runs every fault.
     All {
@@ -48,6 +54,9 @@ enum Command {
         /// Keeps the evidence in the repository.
         #[arg(long)]
         keep: bool,
+        /// So many machines at once.
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
     },
     /// Makes one fault by hand: its proof, and what each agent says until the undo.
     Try {
@@ -74,8 +83,17 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match start(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ground: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::List => {
             for (group, faults) in faults::FAULTS {
@@ -89,13 +107,15 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Make => Ground::make(cli.suite).map(drop),
-        Command::Run { faults, keep } => {
-            let faults: Vec<&Fault> = faults.iter().map(|name| find(name)).collect::<Result<_, _>>()?;
-            run_all(&Ground::make(cli.suite)?, &faults, keep)
+        Command::Run { faults, keep, jobs } => {
+            let faults: Vec<&'static Fault> =
+                faults.iter().map(|name| find(name)).collect::<Result<_, _>>()?;
+            run_all(&Ground::make(cli.suite)?, &faults, jobs, keep)
         }
-        Command::All { each_time, keep } => {
-            let faults: Vec<&Fault> = faults::all().filter(|fault| fault.each_time || !each_time).collect();
-            run_all(&Ground::make(cli.suite)?, &faults, keep)
+        Command::All { each_time, keep, jobs } => {
+            let faults: Vec<&'static Fault> =
+                faults::all().filter(|fault| fault.each_time || !each_time).collect();
+            run_all(&Ground::make(cli.suite)?, &faults, jobs, keep)
         }
         Command::Try { fault, seconds } => try_one(cli.suite, find(&fault)?, Duration::from_secs(seconds)),
         Command::Pod => pod::seen(&Ground::make(cli.suite)?),
@@ -141,60 +161,80 @@ fn find(name: &str) -> anyhow::Result<&'static Fault> {
     faults::find(name).with_context(|| format!("there is no fault {name}: `ground list` shows them"))
 }
 
-/// Where evidence goes that is not kept.
-fn runs() -> PathBuf {
-    cache().join("runs")
-}
-
-fn run_all(ground: &Ground, faults: &[&Fault], keep: bool) -> anyhow::Result<()> {
+/// Runs them, `jobs` at a time. Each worker's machine ends with its run.
+fn run_all(ground: &Ground, faults: &[&'static Fault], jobs: usize, keep: bool) -> anyhow::Result<()> {
     let whole = Instant::now();
-    let mut failed = Vec::new();
-    for fault in faults {
-        let began = Instant::now();
-        println!("== {}: {}", fault.name, fault.about);
-        match run(ground, fault) {
-            Ok(evidence) => {
-                let root = if keep { folder() } else { runs() };
-                let written = evidence.write(&root)?;
-                failed.extend(report(fault, &evidence).then_some(fault.name));
-                println!("   {:.0} s; evidence in {}", began.elapsed().as_secs_f64(), written.display());
-            }
-            Err(error) => {
-                println!("   failed after {:.0} s: {error:#}", began.elapsed().as_secs_f64());
-                failed.push(fault.name);
-            }
+    let left = Mutex::new(faults.iter().copied().collect::<VecDeque<_>>());
+    let wrong = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                while let Some(fault) = lock(&left).pop_front() {
+                    let began = Instant::now();
+                    let (said, well) = match one(ground, fault, keep) {
+                        Ok(told) => told,
+                        Err(error) => (format!("   the run failed: {error:#}\n"), false),
+                    };
+                    let took = began.elapsed().as_secs_f64();
+                    println!("== {}: {}\n{said}   {took:.0} s", fault.name, fault.about);
+                    if !well {
+                        lock(&wrong).push(fault.name);
+                    }
+                }
+            });
         }
-    }
+    });
     println!("{} faults in {:.0} s", faults.len(), whole.elapsed().as_secs_f64());
-    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    let wrong = lock(&wrong);
+    ensure!(wrong.is_empty(), "not as it should be: {}", wrong.join(", "));
     Ok(())
 }
 
-/// What was seen of it, by whom, when. Whether something was not as it should be.
-fn report(fault: &Fault, evidence: &Evidence) -> bool {
-    for proof in &evidence.truth.injected.proof {
-        println!("   proof  {}: {}", proof.source, proof.said.trim().replace('\n', "\n          "));
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One run: its report, and whether everything is as it should be.
+fn one(ground: &Ground, fault: &Fault, keep: bool) -> anyhow::Result<(String, bool)> {
+    let evidence = run(ground, fault)?;
+    let (mut said, well) = report(fault, &evidence)?;
+    if keep && !well {
+        said += "   not kept: what is in the repository is as it should be\n";
     }
-    let mut wrong = false;
+    let root = if keep && well { folder() } else { cache().join("runs") };
+    let written = evidence.write(&root)?;
+    writeln!(said, "   evidence in {}", written.display())?;
+    Ok((said, well))
+}
+
+/// What was seen of it, by whom, when; and whether that is as it should be.
+fn report(fault: &Fault, evidence: &Evidence) -> anyhow::Result<(String, bool)> {
+    let (mut said, mut well) = (String::new(), true);
+    for proof in &evidence.truth.injected.proof {
+        let words = proof.said.trim().replace('\n', "\n          ");
+        writeln!(said, "   proof  {}: {words}", proof.source)?;
+    }
     for (way, served) in &evidence.agents {
         let story = Story::of(served);
         for sign in signs_of_run(fault, &evidence.truth, *way, &story) {
-            wrong |= !sign.is_as_expected();
+            well &= sign.is_as_expected();
             let mark = if sign.is_as_expected() { " " } else { "!" };
             let text = sign.seen.as_ref().map_or("", |seen| &seen.text);
-            println!(
-                " {mark} {:<5} {:<9} {}: {} {text}",
-                way.folder(),
-                sign.in_short(),
-                sign.collector,
-                sign.what
-            );
+            let (way, short) = (way.folder(), sign.in_short());
+            writeln!(said, " {mark} {way:<5} {short:<9} {}: {} {text}", sign.collector, sign.what)?;
         }
         for also in unexpected(fault, &evidence.truth.injected.since, evidence.truth.undone_at, &story) {
-            println!("   {:<5} also      {also:?}", way.folder());
+            writeln!(
+                said,
+                "   {:<5} also      {} {}: {}",
+                way.folder(),
+                also.collector,
+                also.finding,
+                also.text
+            )?;
         }
     }
-    wrong
+    Ok((said, well))
 }
 
 fn try_one(suite: Suite, fault: &Fault, hold: Duration) -> anyhow::Result<()> {
