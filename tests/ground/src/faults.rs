@@ -1,13 +1,31 @@
 //! The library of faults: one list that one can read. Each file is a part of the node that is broken.
 
 pub mod cni;
+pub mod cpu;
 pub mod kubelet;
+pub mod memory;
 pub mod runtime;
 
 use crate::fault::Fault;
 
 /// All of them, by group, in the order in which the table shows them.
 pub static FAULTS: &[(&str, &[&Fault])] = &[
+    (
+        "Memory",
+        &[
+            &memory::CONTAINER,
+            &memory::GROUP,
+            &memory::KUBEPODS,
+            &memory::POD,
+            &memory::KUBELET,
+            &memory::RUNTIME,
+            &memory::CNI_AGENT,
+            &memory::CNI_AGENT_LIMIT,
+            &memory::THRASH,
+            &memory::EVICTION,
+        ],
+    ),
+    ("CPU", &[&cpu::KUBELET_THROTTLED, &cpu::SATURATED, &cpu::BLOCKED_TASKS]),
     (
         "Runtime",
         &[
