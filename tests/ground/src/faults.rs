@@ -1,8 +1,11 @@
 //! The library of faults: one list that one can read. Each file is a part of the node that is broken.
 
 pub mod cni;
+pub mod data_plane;
 pub mod kubelet;
+pub mod network;
 pub mod runtime;
+pub mod tasks;
 
 use crate::fault::Fault;
 
@@ -32,6 +35,31 @@ pub static FAULTS: &[(&str, &[&Fault])] = &[
             &cni::NAMESPACE_NEVER_MADE,
         ],
     ),
+    (
+        "Tasks",
+        &[
+            &tasks::PIDS_OF_A_POD,
+            &tasks::PIDS_OF_THE_NODE,
+            &tasks::ZOMBIES,
+            &tasks::FILES_OF_THE_NODE,
+            &tasks::FILES_OF_THE_RUNTIME,
+            &tasks::INOTIFY_INSTANCES,
+            &tasks::INOTIFY_WATCHES,
+            &tasks::RUNC_HUNG,
+        ],
+    ),
+    (
+        "Data plane",
+        &[
+            &data_plane::CONNTRACK_FULL,
+            &data_plane::SERVICES_LEGACY,
+            &data_plane::SERVICES_NFT,
+            &data_plane::XTABLES_LOCK,
+            &data_plane::NEIGHBOURS,
+            &data_plane::SOFTIRQ_STORM,
+        ],
+    ),
+    ("Network", &[&network::API_UNREACHABLE, &network::API_SLOW, &network::API_CONNECTION_DEAD]),
     ("Kubelet", &[&kubelet::KILLED, &kubelet::STOPPED, &kubelet::HUNG, &kubelet::CERTIFICATE_EXPIRED]),
 ];
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use nodewhy_ground::bare::BareReport;
 use nodewhy_ground::faults;
 use nodewhy_ground::image::{Image, Programs, Suite};
 use nodewhy_ground::machine::Accelerator;
@@ -33,6 +34,8 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// Shows that the agent loads nothing: modules and tables before and after a full run, on the ready node and a bare one.
+    Bare,
     /// Runs a script of the shell on a fresh node, and says what it said.
     Sh {
         /// The script.
@@ -53,6 +56,7 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Try { fault, seconds } => try_one(cli.suite, &fault, Duration::from_secs(seconds)),
+        Command::Bare => bare(cli.suite),
         Command::Sh { script } => {
             let (image, accelerator, payload) = parts(cli.suite)?;
             let disks = ready(&image, accelerator)?.copy(image.folder.join("sh"))?;
@@ -111,6 +115,20 @@ fn try_one(suite: Suite, name: &str, hold: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn bare(suite: Suite) -> anyhow::Result<()> {
+    let (image, accelerator, payload) = parts(suite)?;
+    let disks = ready(&image, accelerator)?.copy(image.folder.join("bare"))?;
+    let reports = nodewhy_ground::bare::bare(&image, accelerator, &disks, &payload)?;
+    for report in &reports {
+        println!("{}\n  reads on time: {:?}", report.node, report.reads);
+        println!("  {} lines before, {} after", report.before.len(), report.after.len());
+        println!("  difference: {:?}\n  of the control: {:?}", report.difference(), report.control);
+    }
+    let changed: Vec<_> = reports.iter().flat_map(BareReport::difference).collect();
+    anyhow::ensure!(changed.is_empty(), "the node is not as it was: {changed:?}");
+    Ok(())
+}
+
 /// Each collector that is not well, and each finding, in a line.
 fn told(node: &Node, way: Way) -> String {
     let get = |path: &str| -> anyhow::Result<serde_json::Value> {
@@ -140,6 +158,13 @@ fn told(node: &Node, way: Way) -> String {
             }
         }
         Err(error) => lines.push(format!("findings: {error:#}")),
+    }
+    match node.get(way, "/metrics") {
+        Ok(metrics) => {
+            let messages = metrics.lines().filter(|line| line.starts_with("nodewhy_kernel_messages_total"));
+            lines.extend(messages.filter(|line| !line.ends_with(" 0")).map(str::to_owned));
+        }
+        Err(error) => lines.push(format!("metrics: {error:#}")),
     }
     lines.join("\n          ")
 }
