@@ -1,5 +1,7 @@
 //! The proving ground from the command line.
 
+#![expect(clippy::disallowed_methods, reason = "it measures how long things take")]
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use nix::libc::SIGKILL;
 use nodewhy_proto::SubjectKind;
 
 use super::tasks::harm;
@@ -142,7 +143,8 @@ fn kubelet_connection(node: &Node) -> anyhow::Result<()> {
 
 fn away(node: &mut Node) -> anyhow::Result<()> {
     // Its processes are in the kubelet's cgroup: its own unit no longer has them.
-    node.sh("kill -KILL -- -$(cat /run/ground/client.pid)")?;
+    let leader: i32 = node.read("/run/ground/client.pid")?.trim().parse()?;
+    node.guest()?.kill(-leader, SIGKILL)?;
     node.heal("api")?;
     node.sh("ip link delete api; ip netns delete api").map(drop)
 }

@@ -234,7 +234,7 @@ pub static RUNC_HUNG: Fault = Fault {
         node.sh(
             "dmsetup resume --noudevsync hung; echo 120 > /proc/sys/kernel/hung_task_timeout_secs; \
              for i in $(seq 50); do ctr -n k8s.io task kill -s KILL stuck && break; sleep 0.2; done; \
-             for i in $(seq 50); do ctr -n k8s.io task rm -f stuck; ctr -n k8s.io container rm stuck && break; sleep 0.2; done; \
+             for i in $(seq 50); do ctr -n k8s.io task rm -f stuck || true; ctr -n k8s.io container rm stuck && break; sleep 0.2; done; \
              for i in $(seq 20); do umount /run/hung && break; sleep 0.2; done; \
              dmsetup remove --noudevsync hung; losetup -D; rm /var/lib/ground/hung.img",
         )
