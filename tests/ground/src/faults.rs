@@ -2,9 +2,12 @@
 
 pub mod cni;
 pub mod cpu;
+pub mod data_plane;
 pub mod kubelet;
 pub mod memory;
+pub mod network;
 pub mod runtime;
+pub mod tasks;
 
 use crate::fault::Fault;
 
@@ -50,6 +53,31 @@ pub static FAULTS: &[(&str, &[&Fault])] = &[
             &cni::NAMESPACE_NEVER_MADE,
         ],
     ),
+    (
+        "Tasks",
+        &[
+            &tasks::PIDS_OF_A_POD,
+            &tasks::PIDS_OF_THE_NODE,
+            &tasks::ZOMBIES,
+            &tasks::FILES_OF_THE_NODE,
+            &tasks::FILES_OF_THE_RUNTIME,
+            &tasks::INOTIFY_INSTANCES,
+            &tasks::INOTIFY_WATCHES,
+            &tasks::RUNC_HUNG,
+        ],
+    ),
+    (
+        "Data plane",
+        &[
+            &data_plane::CONNTRACK_FULL,
+            &data_plane::SERVICES_LEGACY,
+            &data_plane::SERVICES_NFT,
+            &data_plane::XTABLES_LOCK,
+            &data_plane::NEIGHBOURS,
+            &data_plane::SOFTIRQ_STORM,
+        ],
+    ),
+    ("Network", &[&network::API_UNREACHABLE, &network::API_SLOW, &network::API_CONNECTION_DEAD]),
     ("Kubelet", &[&kubelet::KILLED, &kubelet::STOPPED, &kubelet::HUNG, &kubelet::CERTIFICATE_EXPIRED]),
 ];
 

@@ -7,6 +7,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "it starts virtual machines, makes files and breaks them")]
 
+pub mod bare;
 pub mod evidence;
 pub mod fault;
 pub mod faults;

@@ -313,12 +313,20 @@ impl Node {
         Ok(())
     }
 
+    /// A connection to an agent, over the channel.
+    ///
+    /// # Errors
+    /// It does not listen.
+    pub fn agent(&self, way: Way) -> anyhow::Result<UnixStream> {
+        Ok(self.guest()?.connect(&socket(way))?)
+    }
+
     /// GETs a path of an agent, over the channel; the body of its answer.
     ///
     /// # Errors
     /// It does not answer in five seconds, or not with 200.
     pub fn get(&self, way: Way, path: &str) -> anyhow::Result<String> {
-        let mut stream = self.guest()?.connect(&socket(way))?;
+        let mut stream = self.agent(way)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();

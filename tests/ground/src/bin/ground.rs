@@ -16,7 +16,7 @@ use nodewhy_ground::image::{Suite, cache};
 use nodewhy_ground::node::Node;
 use nodewhy_ground::run::{Ground, run};
 use nodewhy_ground::seen::{signs_of_run, unexpected};
-use nodewhy_ground::{faults, fire, pod};
+use nodewhy_ground::{bare, faults, fire, pod};
 
 /// Breaks a real node on purpose, in a virtual machine, and shows what the agent sees of it.
 #[derive(Debug, Parser)]
@@ -66,6 +66,8 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// Shows that the agent loads nothing: modules and tables before and after a full run, on the ready node and a bare one.
+    Bare,
     /// What a container changes, seen from inside the agent's.
     Pod,
     /// How late the agent's ticks are while the node is dying, beside node_exporter and a loop of the shell.
@@ -118,6 +120,7 @@ fn start(cli: Cli) -> anyhow::Result<()> {
             run_all(&Ground::make(cli.suite)?, &faults, jobs, keep)
         }
         Command::Try { fault, seconds } => try_one(cli.suite, find(&fault)?, Duration::from_secs(seconds)),
+        Command::Bare => bare::seen(&Ground::make(cli.suite)?),
         Command::Pod => pod::seen(&Ground::make(cli.suite)?),
         Command::Fire { faults } => {
             let ground = Ground::make(cli.suite)?;
@@ -293,6 +296,13 @@ fn told(node: &Node, way: Way) -> String {
             }
         }
         Err(error) => lines.push(format!("findings: {error:#}")),
+    }
+    match node.get(way, "/metrics") {
+        Ok(metrics) => {
+            let messages = metrics.lines().filter(|line| line.starts_with("nodewhy_kernel_messages_total"));
+            lines.extend(messages.filter(|line| !line.ends_with(" 0")).map(str::to_owned));
+        }
+        Err(error) => lines.push(format!("metrics: {error:#}")),
     }
     lines.join("\n          ")
 }
