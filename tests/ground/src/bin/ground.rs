@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use nodewhy_ground::faults;
-use nodewhy_ground::image::{Image, Programs, Suite};
+use nodewhy_ground::image::{Image, Programs, Suite, module};
 use nodewhy_ground::machine::Accelerator;
 use nodewhy_ground::node::{Node, Payload, Way};
 use nodewhy_ground::ready::ready;
@@ -77,7 +77,8 @@ fn parts(suite: Suite) -> anyhow::Result<(Image, Accelerator, Payload)> {
     let programs = Programs { guest: release("guest")?, kubelet, pods: release("pods")? };
     let image = Image::make(suite, &programs)?;
     let accelerator = Accelerator::find(&image)?;
-    let payload = Payload { agent: release("nodewhy-agent")?, hurt: release("hurt")?, lockup: None };
+    let lockup = module(&image, "lockup", include_str!("../../module/lockup.c"))?;
+    let payload = Payload { agent: release("nodewhy-agent")?, hurt: release("hurt")?, lockup: Some(lockup) };
     Ok((image, accelerator, payload))
 }
 
