@@ -1,8 +1,11 @@
 //! The library of faults: one list that one can read. Each file is a part of the node that is broken.
 
+pub mod clock;
 pub mod cni;
 pub mod cpu;
 pub mod data_plane;
+pub mod disk;
+pub mod kernel;
 pub mod kubelet;
 pub mod memory;
 pub mod network;
@@ -29,6 +32,34 @@ pub static FAULTS: &[(&str, &[&Fault])] = &[
         ],
     ),
     ("CPU", &[&cpu::KUBELET_THROTTLED, &cpu::SATURATED, &cpu::BLOCKED_TASKS]),
+    (
+        "Disk",
+        &[
+            &disk::NODEFS_FULL,
+            &disk::IMAGEFS_FULL,
+            &disk::INODES_EXHAUSTED,
+            &disk::READONLY_BY_ERROR,
+            &disk::READONLY_BY_FLAKEY,
+            &disk::SCSI_ERRORS,
+            &disk::SCSI_MEDIUM_ERROR,
+            &disk::SLOW,
+            &disk::HUNG,
+            &disk::ROOT_HUNG,
+            &disk::ETCD_FSYNC_SLOW,
+        ],
+    ),
+    (
+        "Kernel",
+        &[
+            &kernel::HUNG_TASKS,
+            &kernel::SOFT_LOCKUP,
+            &kernel::PANIC_WITH_PSTORE,
+            &kernel::PANIC,
+            &kernel::POWER_CUT,
+            &kernel::REBOOT,
+        ],
+    ),
+    ("Clock", &[&clock::FORWARD, &clock::BACK, &clock::FROZEN]),
     (
         "Runtime",
         &[
