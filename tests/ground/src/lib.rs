@@ -13,3 +13,4 @@ pub mod image;
 pub mod machine;
 pub mod node;
 pub mod ready;
+pub mod replay;
