@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use nodewhy_clock::Clock;
-use nodewhy_diagnosis::{Case, Cause};
+use nodewhy_diagnosis::{Case, CaseError, Cause};
 use nodewhy_proto::{Incident, Verdict};
 
 use crate::Timings;
-use crate::known::Shared;
+use crate::known::{Known, Shared};
 use crate::metrics::Metrics;
 use crate::store::Ledger;
 use life::{Open, Step};
@@ -27,6 +27,20 @@ use life::{Open, Step};
 pub(crate) struct Diagnosis {
     pub(crate) explain: fn(&Case) -> Verdict,
     pub(crate) causes: fn() -> Vec<&'static Cause>,
+}
+
+/// The case that is made now of a node without an open incident.
+///
+/// # Errors
+/// The clock was stepped so far that the window ends before it begins.
+pub(crate) fn case_now(
+    known: &Known,
+    node: &str,
+    now: Timestamp,
+    timings: &Timings,
+) -> Result<Case, CaseError> {
+    let signs = signs::signs(known, node, now, timings);
+    case::case(known, node, signs.bad.first().map(|sign| sign.at), now, timings)
 }
 
 /// Judges every node, and keeps the incidents that are open.

@@ -6,6 +6,7 @@ mod incident;
 mod known;
 mod metrics;
 mod pause;
+mod replay;
 mod serve;
 mod store;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use tokio::task::JoinSet;
 use crate::incident::{Diagnosis, Judge};
 use crate::known::Shared;
 use crate::metrics::Metrics;
+pub use crate::replay::{Replay, ReplayError};
 use crate::store::{Ledger, opener};
 pub use crate::timings::Timings;
 use crate::watch::{ClusterView, Watched};

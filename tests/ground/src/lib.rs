@@ -17,6 +17,7 @@ pub mod machine;
 pub mod node;
 pub mod pod;
 pub mod ready;
+pub mod replay;
 pub mod run;
 pub mod seen;
 pub mod table;
