@@ -234,6 +234,33 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_syslog_with_and_without_its_caller() {
+        // fixtures/kmsg/linux-6.1.192/boot.txt in the form of record_print_text, and with CONFIG_PRINTK_CALLER.
+        let record = parse_line(b"<6>[    0.172543] pci_bus 0000:00: [a] root", |_, _| 0).unwrap();
+        assert_eq!((record.usec, record.level, record.facility), (172_543, 6, 0));
+        assert_eq!((record.text.as_str(), record.caller.as_deref()), ("pci_bus 0000:00: [a] root", None));
+        let record = parse_line(b"<30>[424069.000160][    T1] [x] y \xff", |_, _| 2).unwrap();
+        assert_eq!((record.usec, record.level, record.facility), (424_069_000_160, 6, 3));
+        assert_eq!((record.text.as_str(), record.caller.as_deref()), ("[x] y \u{fffd}", Some("T1")));
+        assert!(record.id.key().starts_with("syslog/424069000160-") && record.id.key().ends_with("-2"));
+        assert_eq!(record.id.source(), "syslog(2) [424069.000160]");
+    }
+
+    #[test]
+    fn what_is_no_line_of_syslog_is_an_error() {
+        for raw in
+            ["", "<6>", "<6>no time", "<6>[    T1] no time", "<>[    0.000001] x", "6>[    0.000001] x"]
+        {
+            parse_line(raw.as_bytes(), |_, _| 0).unwrap_err();
+        }
+        for raw in
+            ["<6>[    0.00001] x", "<6>[     .000001] x", "<6>[0.000001]x", "<6>[99999999999999.000000] x"]
+        {
+            parse_line(raw.as_bytes(), |_, _| 0).unwrap_err();
+        }
+    }
+
+    #[test]
     fn a_very_long_text_is_cut_with_a_mark() {
         assert_eq!(kept("short"), "short");
         let cut = kept(&"ä".repeat(4000));
@@ -245,6 +272,23 @@ mod tests {
         fn any_bytes_give_a_value_or_an_error(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(record) = parse(&raw) {
                 prop_assert!(raw.starts_with(b"") && record.level <= 7);
+            }
+        }
+
+        #[test]
+        fn any_line_gives_a_value_or_an_error(line in proptest::collection::vec(any::<u8>(), 0..80), at in 0usize..60, flip: u8) {
+            if let Ok(record) = parse_line(&line, |_, _| 0) {
+                prop_assert!(record.level <= 7);
+            }
+            let whole = b"<4>[ 3475.733824][  T1990] kubelet invoked oom-killer: order=0";
+            // Cut before the text, it is an error and no record of a zero.
+            if let Ok(record) = parse_line(&whole[..at], |_, _| 0) {
+                prop_assert!(record.usec == 3_475_733_824 && at >= 27);
+            }
+            let mut flipped = whole.to_vec();
+            flipped[at] ^= flip;
+            if let Ok(record) = parse_line(&flipped, |_, _| 0) {
+                prop_assert!(record.usec != 0 && record.level <= 7);
             }
         }
 

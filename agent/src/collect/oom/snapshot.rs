@@ -17,7 +17,7 @@ const LONGEST_TAIL_BYTES: usize = 64 * 1024;
 const ALIKE: usize = 256;
 
 /// Where the log was read up to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Follower {
     /// Size of the look that takes the whole log.
     whole_bytes: usize,
@@ -76,32 +76,33 @@ fn find(tail: &[u8], snapshot: &[u8], is_whole: bool) -> Option<(usize, bool)> {
         let before = snapshot.get(..*end).and_then(|read| read.strip_suffix(tail));
         before.is_some_and(|before| before.is_empty() || before.ends_with(b"\n"))
     };
-    let end = if has_two_stamps(tail) {
+    if has_two_stamps(tail) {
         // It is there once at most: stamps do not go back.
-        line_ends(snapshot).rev().find(is_end)
-    } else if !is_whole {
-        return None;
-    } else if tail.len() < LONGEST_TAIL_BYTES {
-        // All that the log had: if it is there, then at the start, and lines like it that follow are new.
-        line_ends(snapshot).find(is_end)
-    } else {
-        line_ends(snapshot).rev().find(is_end)
-    };
-    if let Some(end) = end {
-        return Some((end, false));
+        if let Some(end) = line_ends(snapshot).rev().find(is_end) {
+            return Some((end, false));
+        }
+    } else if is_whole {
+        let mut ends = line_ends(snapshot).filter(is_end);
+        // It is all that the log had. If it is there, then at the start, and lines like it that follow are new.
+        let (first, last) = (ends.next(), ends.next_back());
+        match (first, last) {
+            (Some(first), None) => return Some((first, false)),
+            (Some(first), Some(_)) if tail.len() < LONGEST_TAIL_BYTES => return Some((first, true)),
+            // A kernel whose clock stands still: nothing is told twice.
+            (_, Some(last)) => return Some((last, true)),
+            (None, None) => {}
+        }
     }
     if !is_whole {
         return None;
     }
-    // The log may begin within what was read. Where that fits in more than one way, lines like it are in doubt.
-    let mut fitting = line_ends(snapshot).take_while(|end| *end < tail.len()).filter(|end| {
+    // The log may begin within what was read.
+    let within = |end: &usize| {
         snapshot.get(..*end).is_some_and(|read| tail.ends_with(read) && starts_line(tail, *end))
-    });
-    let Some(first) = fitting.next() else {
-        return Some((0, true));
     };
-    let last = fitting.last();
-    Some((last.unwrap_or(first), last.is_some()))
+    let end = line_ends(snapshot).take_while(|end| *end < tail.len()).filter(within).last().unwrap_or(0);
+    // Lines of one stamp could be others that are alike.
+    Some((end, !snapshot.get(..end).is_some_and(has_two_stamps)))
 }
 
 /// Whether the last so many bytes begin with a line's start.
@@ -198,4 +199,173 @@ fn ends_in_a_name(line: &[u8]) -> bool {
     let short = |what: &[u8]| begun(what).is_some_and(|at| text.len() - at - what.len() <= 15);
     (holds(b"Killed process ") && short(b" (") && !holds(b") "))
         || (text.starts_with(b"oom-kill:") && short(b",task=") && !holds(b",pid="))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::convert::Infallible;
+
+    /// The kernel's ring as syslog(2) shows it: the newest whole lines.
+    fn newest(lines: &[String], capacity: usize, bytes: usize) -> Result<Vec<u8>, Infallible> {
+        let (mut room, mut first) = (capacity.min(bytes), lines.len());
+        while first > 0 && lines[first - 1].len() <= room {
+            first -= 1;
+            room -= lines[first].len();
+        }
+        Ok(lines[first..].concat().into_bytes())
+    }
+
+    fn look(follower: &mut Follower, lines: &[String], capacity: usize) -> (String, bool) {
+        let Ok(new) = follower.look(|bytes| newest(lines, capacity, bytes));
+        (String::from_utf8(new.lines).unwrap(), new.lost)
+    }
+
+    fn line(usec: u64, text: &str) -> String {
+        format!("<6>[{:5}.{:06}] {text}\n", usec / 1_000_000, usec % 1_000_000)
+    }
+
+    const RING: usize = 128 * 1024;
+
+    #[test]
+    fn only_what_is_new_is_given_and_alike_lines_are_counted() {
+        let mut lines = vec![line(1, "a"), line(2, "b")];
+        let mut follower = Follower::new(RING);
+        assert_eq!(look(&mut follower, &lines, RING), (lines.concat(), false));
+        assert_eq!(look(&mut follower, &lines, RING), (String::new(), false));
+        for text in ["b", "b", "c"] {
+            lines.push(line(2, text));
+            assert_eq!(look(&mut follower, &lines, RING), (line(2, text), false));
+        }
+        let mut alike = Alike::default();
+        assert_eq!([alike.nth(2, 7), alike.nth(3, 7), alike.nth(2, 7), alike.nth(2, 8)], [0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn a_small_look_is_enough_and_a_larger_one_is_taken_when_much_came() {
+        let mut lines: Vec<String> = (0..1000).map(|at| line(at, &"x".repeat(80))).collect();
+        let mut follower = Follower::new(RING);
+        look(&mut follower, &lines, RING);
+        let looks = std::cell::RefCell::new(Vec::new());
+        let mut next = |lines: &[String]| {
+            let Ok(new) = follower.look(|bytes| {
+                looks.borrow_mut().push(bytes);
+                newest(lines, RING, bytes)
+            });
+            (new.lines.len(), new.lost, looks.take())
+        };
+        assert_eq!(next(&lines), (0, false, vec![8192]));
+        lines.push(line(1000, "one"));
+        assert_eq!(next(&lines), (lines[1000].len(), false, vec![8192]));
+        lines.extend((1001..1201).map(|at| line(at, &"y".repeat(80))));
+        assert_eq!(next(&lines), (200 * lines[0].len(), false, vec![8192, 32_768]));
+    }
+
+    #[test]
+    fn what_was_overwritten_or_cleared_is_a_loss() {
+        let mut lines: Vec<String> = (0..100).map(|at| line(at, "a line")).collect();
+        let mut follower = Follower::new(RING);
+        look(&mut follower, &lines, RING);
+        lines.extend((100..400).map(|at| line(at, "a line")));
+        let (new, lost) = look(&mut follower, &lines, 1000);
+        assert!(lost && lines.concat().ends_with(&new) && new.len() > 900);
+        // dmesg --clear: told once; what comes then is new and nothing is missing.
+        assert_eq!(look(&mut follower, &[], RING), (String::new(), true));
+        assert_eq!(look(&mut follower, &[], RING), (String::new(), false));
+        let one = [line(500, "after")];
+        assert_eq!(look(&mut follower, &one, RING), (one.concat(), false));
+        assert_eq!(look(&mut follower, &one, RING), (String::new(), false));
+    }
+
+    #[test]
+    fn a_log_that_begins_within_what_was_read_has_lost_nothing() {
+        let mut lines: Vec<String> = (0..20).map(|at| line(at, "a line")).collect();
+        let mut follower = Follower::new(RING);
+        look(&mut follower, &lines, RING);
+        lines.extend([line(20, "new"), line(21, "new")]);
+        let capacity = lines[17..].concat().len();
+        assert_eq!(look(&mut follower, &lines, capacity), (lines[20..].concat(), false));
+        // One line alone could be another that is like it.
+        lines.extend([line(22, "newer")]);
+        let capacity = lines[21..].concat().len();
+        assert_eq!(look(&mut follower, &lines, capacity), (lines[22..].concat(), true));
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_repeats_nothing() {
+        let mut lines: Vec<String> = (0..4000).map(|_| line(0, "the same line of a stuck clock")).collect();
+        let mut follower = Follower::new(1024 * 1024);
+        look(&mut follower, &lines, usize::MAX);
+        let (again, _) = look(&mut follower, &lines, usize::MAX);
+        assert_eq!(again, "");
+        lines.push(line(0, "another"));
+        assert_eq!(look(&mut follower, &lines, usize::MAX).0, line(0, "another"));
+    }
+
+    #[test]
+    fn a_name_with_a_line_end_hides_no_kill() {
+        // The kill's line of fixtures/kmsg/linux-6.1.192/oom-memcg-v2.txt, with line ends in the name.
+        let killed = "Memory cgroup out of memory: Killed process 584 (t\na\nil) total-vm:51608kB, UID:0";
+        let cut = killed.split('\n').map(|text| line(5, text)).collect::<String>();
+        let whole: Vec<Vec<u8>> = lines(cut.as_bytes()).collect();
+        assert_eq!(whole, [line(5, killed).trim_end().as_bytes()]);
+        // Not across records, and no line is taken that the name has no room for.
+        let texts = ["Killed process 584 (tail", "x"].map(|text| line(5, text));
+        assert_eq!(lines(format!("{}{}", texts[0], line(6, "x")).as_bytes()).count(), 2);
+        let long = line(5, "Killed process 584 (sixteen bytes now");
+        assert_eq!(lines(format!("{long}{}", texts[1]).as_bytes()).count(), 2);
+    }
+
+    fn stream() -> impl Strategy<Value = Vec<String>> {
+        // Stamps repeat, texts repeat; no more than eight lines have one stamp.
+        let one = (0u8..4, 0u8..3, prop_oneof![4 => 1usize..30, 1 => 200usize..400]);
+        proptest::collection::vec(one, 1..600).prop_map(|lines| {
+            let (mut usec, mut same) = (0, 0);
+            let mut stamped = |(step, text, length): (u8, u8, usize)| {
+                let step = if same == 7 { 1 } else { u64::from(step / 3) };
+                same = if step == 0 { same + 1 } else { 0 };
+                usec += step;
+                line(usec, &"abc"[usize::from(text)..][..1].repeat(length))
+            };
+            lines.into_iter().map(&mut stamped).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn each_line_is_given_once_or_a_loss_is_told(
+            lines in stream(),
+            cuts in proptest::collection::vec(0usize..150, 1..40),
+            capacity in prop_oneof![4096usize..20_000, Just(RING)],
+        ) {
+            let (mut follower, mut read, mut now) = (Follower::new(RING), 0, 0);
+            for cut in cuts {
+                let first = now == 0;
+                now = (now + cut).min(lines.len());
+                let (new, lost) = look(&mut follower, &lines[..now], capacity);
+                let given = new.split_inclusive('\n').count();
+                // Always the newest, in their order; nothing twice.
+                prop_assert_eq!(&new, &lines[now - given..now].concat());
+                prop_assert!(now - given >= read);
+                if !lost && !first && read > 0 {
+                    prop_assert_eq!(now - given, read);
+                }
+                read = now;
+            }
+        }
+
+        #[test]
+        fn any_bytes_never_panic(
+            snapshots in proptest::collection::vec(proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'['), Just(b'<'), any::<u8>()], 0..400), 1..6),
+        ) {
+            let mut follower = Follower::new(64);
+            for snapshot in snapshots {
+                let Ok(new) = follower.look(|bytes| Ok::<_, Infallible>(snapshot.get(..bytes).unwrap_or(&snapshot).to_vec()));
+                prop_assert!(snapshot.ends_with(&new.lines));
+                let kept: usize = super::lines(&new.lines).map(|line| line.len()).sum();
+                prop_assert!(kept <= new.lines.len());
+            }
+        }
+    }
 }

@@ -22,9 +22,11 @@ fn at(seconds: f64) -> Now {
 
 macro_rules! fixture {
     ($path:literal) => {
-        include_str!(concat!("../../../fixtures/kmsg/", $path))
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/kmsg/", $path))
     };
 }
+
+mod syslog;
 
 /// Splits a recording into records.
 fn records(recording: &str) -> Vec<String> {
