@@ -3,6 +3,7 @@
 //! /dev/kmsg has each record with a sequence number. With the boot id it is the record's identity, so an agent
 //! that was restarted reads the ring from its start, fills the gap, and repeats nothing. The log wakes the
 //! collector: a kill is an event some 25 ms after the kernel's line (the time that `memory.oom.group` has to follow).
+//! Where /dev/kmsg may not be opened, syslog(2) is polled instead: see `way.rs`.
 //! Source: Documentation/ABI/testing/dev-kmsg, mm/oom_kill.c.
 
 mod line;
@@ -10,9 +11,11 @@ mod log;
 mod pattern;
 mod record;
 mod report;
+mod snapshot;
 mod storm;
 mod time;
 mod victim;
+mod way;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
@@ -24,11 +27,14 @@ use serde::{Serialize, Serializer};
 
 pub use self::log::{Happened, KernelRecord, KillCount, Run, TimedKill};
 
+pub use self::record::Id;
+
 use self::log::{Log, RUN};
 use self::time::{KernelClock, Now};
 use self::victim::role_name;
+use self::way::Way;
 use crate::collector::{Abnormal, Collector, Happening, Noticed, Pair};
-use crate::host::kmsg::{self, KMSG, Kmsg, Next};
+use crate::host::kmsg::{self, KMSG};
 use crate::host::{Host, ReadError};
 use crate::metrics::Sink;
 use crate::thresholds::Thresholds;
@@ -47,54 +53,40 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     detect,
 };
 
-/// Records a read at most; the log stays readable, so the next read follows at once.
-const RECORDS_A_READ: usize = 8192;
-/// For the first read, so that even one look sees the whole ring (16 MiB of it, at the most that is usual).
-const RECORDS_AT_FIRST: usize = 250_000;
-/// A read that follows the one before sooner than this waits as long: a storm wakes us 100 times a second, no more.
-const PACE: Duration = Duration::from_millis(10);
-/// One read waits for the rest of a group this long at most.
-const LONGEST_SETTLING: Duration = Duration::from_millis(250);
-
-/// Where records come from.
-#[derive(Debug)]
-enum Way {
-    /// /dev/kmsg.
-    Kmsg(Kmsg),
-}
-
 /// Kept between reads.
 #[derive(Debug)]
 pub struct Source {
     way: Way,
     log: Log,
-    /// The log was read to its end: what comes now is new.
-    caught_up: bool,
-    /// Nothing was read yet.
-    first: bool,
-    /// When the newest read that found records ended, on the clock of the time since boot.
-    newest_read: Option<Duration>,
 }
 
 /// One reading: the log as followed so far.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Reading {
-    /// Which way is in use: `/dev/kmsg`, or `recording` for a file or a pipe in its place.
+    /// Which way is in use: `/dev/kmsg`, `syslog(2)`, or `recording` for a file or a pipe in the place of /dev/kmsg.
     pub way: &'static str,
+    /// What can't be told this way.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub limits: &'static [&'static str],
     /// The ways that are not in use, and why.
-    pub other_ways: BTreeMap<&'static str, &'static str>,
+    pub other_ways: BTreeMap<&'static str, String>,
     /// The oldest record that was read: the ring began here when it was opened. Above 0, older ones are gone.
+    /// `None` from syslog(2), which has no numbers.
     pub first_seq: Option<u64>,
-    /// The newest record that was read.
+    /// The newest record that was read; `None` from syslog(2).
     pub newest_seq: Option<u64>,
     /// Whether more records wait than one read takes.
     pub behind: bool,
-    /// Records read.
+    /// Records read; lines, from syslog(2).
     pub records_total: u64,
-    /// Records overwritten before they were read, by their sequence numbers: exact.
-    pub lost_total: u64,
-    /// How often that happened (EPIPE).
-    pub overruns_total: u64,
+    /// Records overwritten before they were read, by their sequence numbers: exact. `None` from syslog(2): nobody
+    /// knows.
+    pub lost_total: Option<u64>,
+    /// How often that happened (EPIPE); `None` from syslog(2).
+    pub overruns_total: Option<u64>,
+    /// How often the end of what was read before was not there any more (syslog(2)): overwritten, or cleared by
+    /// `dmesg --clear`. How many lines were lost is not known; after a clear perhaps none.
+    pub losses_of_unknown_size_total: u64,
     /// Records that are not in the kernel's form.
     pub malformed_total: u64,
     /// Lines that matter and that no event stands for: they came in a storm.
@@ -131,74 +123,44 @@ impl<T: Serialize> Serialize for Shared<T> {
 }
 
 fn open(host: &Host) -> Result<Source, ReadError> {
-    let kmsg = host.open_kmsg()?;
-    let log = Log::new(procfs::page_size(), KernelClock::new(kmsg.is_device()));
-    Ok(Source { way: Way::Kmsg(kmsg), log, caught_up: false, first: true, newest_read: None })
+    let way = Way::open(host)?;
+    let log = Log::new(procfs::page_size(), KernelClock::new(way.is_own()));
+    Ok(Source { way, log })
 }
 
 fn wake(source: &Source) -> Option<BorrowedFd<'_>> {
-    match &source.way {
-        Way::Kmsg(kmsg) => kmsg.wake(),
-    }
+    source.way.wake()
 }
 
 fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     let now = || Now { stamp: host.clock().stamp(), monotonic: kmsg::monotonic() };
-    let Source { way: Way::Kmsg(kmsg), log, caught_up, first, newest_read } = source;
-    let began = now().monotonic;
-    if newest_read.is_some_and(|newest| began.saturating_sub(newest) < PACE) {
-        kmsg::pause(PACE);
-    }
-    let most = if std::mem::take(first) { RECORDS_AT_FIRST } else { RECORDS_A_READ };
-    let before = log.records_total;
-    let mut taken = 0;
-    let behind = loop {
-        if taken == most {
-            *caught_up = false;
-            break true;
-        }
-        taken += 1;
-        match kmsg.next_record()? {
-            Next::Record(raw) => log.record(raw, now(), *caught_up),
-            Next::Overwritten => {
-                log.overwritten();
-                *caught_up = false;
-            }
-            // Counted as lost by the next record's number.
-            Next::TooLong => {}
-            Next::Nothing => {
-                *caught_up = true;
-                let left = LONGEST_SETTLING.saturating_sub(now().monotonic.saturating_sub(began));
-                // Siblings of a kill may follow within milliseconds: they belong to it.
-                let settles_in = log.settles_in().map(|quiet| quiet.min(left));
-                if settles_in.is_some_and(|quiet| !quiet.is_zero() && kmsg.wait(quiet)) {
-                    continue;
-                }
-                log.quiet();
-                log.passed(now());
-                break false;
-            }
-        }
-    };
-    // A kill is told though more records wait: what follows of its group is known as such in the next read.
-    if behind {
-        log.quiet();
-    }
-    *newest_read = (log.records_total > before).then(|| now().monotonic);
-    Ok(reading(log, kmsg.is_device(), behind))
+    let Source { way, log } = source;
+    let behind = way.read(log, now)?;
+    let numbered = |total: u64| way.has_numbers().then_some(total);
+    Ok(Reading {
+        way: way.name(),
+        limits: way.limits(),
+        other_ways: way.not_used().clone(),
+        lost_total: numbered(log.lost_total),
+        overruns_total: numbered(log.overruns_total),
+        behind,
+        ..reading(log)
+    })
 }
 
-fn reading(log: &mut Log, device: bool, behind: bool) -> Reading {
-    let not_tried = "not built into this version: the kernel log is read through /dev/kmsg alone";
+/// What the log has, as if read from /dev/kmsg to its end.
+fn reading(log: &mut Log) -> Reading {
     Reading {
-        way: if device { KMSG } else { "recording" },
-        other_ways: ["handed descriptor", "syslog(2)", "journal"].map(|way| (way, not_tried)).into(),
+        way: KMSG,
+        limits: &[],
+        other_ways: BTreeMap::new(),
         first_seq: log.first_seq,
         newest_seq: log.newest_seq,
-        behind,
+        behind: false,
         records_total: log.records_total,
-        lost_total: log.lost_total,
-        overruns_total: log.overruns_total,
+        lost_total: Some(log.lost_total),
+        overruns_total: Some(log.overruns_total),
+        losses_of_unknown_size_total: log.losses_of_unknown_size_total,
         malformed_total: log.malformed_total,
         dropped_total: log.dropped_total(),
         unfinished_reports_total: log.unfinished_total(),
@@ -221,20 +183,29 @@ fn summary(reading: &Reading) -> String {
         more => format!("{more} OOM kills"),
     };
     let lost = match reading.lost_total {
-        0 => String::new(),
-        lost => format!(", {lost} records lost"),
+        None | Some(0) => String::new(),
+        Some(lost) => format!(", {lost} records lost"),
     };
-    format!("{} followed, {killed} in it{lost}", reading.way)
+    let unknown = match reading.losses_of_unknown_size_total {
+        0 => String::new(),
+        losses => format!(", lines lost {losses} times, how many is not known"),
+    };
+    format!("{} followed, {killed} in it{lost}{unknown}", reading.way)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "no counter of lines reaches 2^53")]
 fn metrics(reading: &Reading, sink: &mut Sink) {
     let mut counter = |name, help, value: u64| sink.counter(name, help, value as f64);
     counter("nodewhy_kmsg_records_total", "Records read from the kernel log.", reading.records_total);
+    // Unknown is no zero: by syslog(2) there is none.
+    if let Some(lost) = reading.lost_total {
+        let help = "Records of the kernel log that were overwritten before they could be read.";
+        counter("nodewhy_kmsg_lost_total", help, lost);
+    }
     counter(
-        "nodewhy_kmsg_lost_total",
-        "Records of the kernel log that were overwritten before they could be read.",
-        reading.lost_total,
+        "nodewhy_kmsg_losses_of_unknown_size_total",
+        "How often lines of the kernel log may have been lost and nobody knows how many: read by syslog(2), overwritten or cleared in between.",
+        reading.losses_of_unknown_size_total,
     );
     counter(
         "nodewhy_kmsg_malformed_total",
@@ -268,7 +239,7 @@ fn scope_name(scope: OomScope) -> &'static str {
 
 fn detect(pair: Pair<'_, Reading>, _: &Thresholds, noticed: &mut Noticed) {
     noticed.happenings.extend(pair.now.happened.iter().map(|happened| Happening {
-        key: Some(format!("kmsg/{}", happened.seq)),
+        key: Some(happened.id.key()),
         at: Some(happened.at),
         body: happened.body.clone(),
     }));
@@ -315,7 +286,7 @@ fn abnormal(finding: &'static str, subject: Subject, summary: String, run: &Run)
 #[expect(clippy::cast_precision_loss, reason = "bytes of memory stay far below 2^53")]
 fn evidence(run: &Run) -> Vec<Evidence> {
     let kill = &run.newest.kill;
-    let source = kill.kmsg_seq.map_or(KMSG.to_owned(), |seq| format!("{KMSG} {seq}"));
+    let source = run.newest.id.source();
     let mut text = format!("killed {}[{}]", kill.name, kill.pid);
     if let Some(cgroup) = &kill.victim_cgroup {
         text += &format!(" in {cgroup}");

@@ -25,7 +25,7 @@ pub const KMSG: &str = "/dev/kmsg";
 const LONGEST_RECORD_BYTES: usize = 16 * 1024;
 
 /// `CAP_SYSLOG` in the bit masks of /proc/self/status (`linux/capability.h`).
-const CAP_SYSLOG: u32 = 34;
+pub(super) const CAP_SYSLOG: u32 = 34;
 
 /// The kernel log, open at its oldest record.
 #[derive(Debug)]
@@ -125,7 +125,8 @@ impl Host {
     }
 }
 
-fn has_capability(status: &str, bit: u32) -> Option<bool> {
+/// Whether a process of this /proc/PID/status has the capability; `None` where it can't be told.
+pub(super) fn has_capability(status: &str, bit: u32) -> Option<bool> {
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
     Some(mask.checked_shr(bit)? & 1 == 1)

@@ -10,8 +10,9 @@ use nodewhy_proto::{EventBody, KernelMessage, OomKill, OomScope, Role};
 use serde::Serialize;
 
 use super::pattern;
-use super::record::{self, Record};
+use super::record::{self, Id, Record};
 use super::report::{Joined, Joiner, Kill};
+use super::snapshot::Alike;
 use super::storm::{Bucket, Storms, Told};
 use super::time::{KernelClock, Mark, Now};
 use super::victim::role_name;
@@ -29,8 +30,9 @@ const RUNS: usize = 16;
 /// A kept record.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct KernelRecord {
-    /// Sequence number.
-    pub seq: u64,
+    /// Sequence number; `None` from syslog(2), which has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
     /// When it was written, by the node's wall clock.
     pub at: Timestamp,
     /// `emerg` to `debug`.
@@ -51,6 +53,9 @@ pub struct TimedKill {
     pub at: Timestamp,
     /// Seconds since boot, suspended time included.
     pub boot_seconds: f64,
+    /// Its deciding record.
+    #[serde(skip)]
+    pub id: Id,
     /// The kill.
     #[serde(flatten)]
     pub kill: OomKill,
@@ -84,8 +89,8 @@ pub struct KillCount {
 /// Something to be told, with the record that decides it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Happened {
-    /// Sequence number: the event's identity within its boot.
-    pub seq: u64,
+    /// Its record: the event's identity within its boot.
+    pub id: Id,
     /// When.
     pub at: Stamp,
     /// What.
@@ -99,12 +104,15 @@ pub(super) struct Log {
     joiner: Joiner,
     storms: Storms,
     kill_budgets: BTreeMap<&'static str, Bucket>,
+    /// Of lines without numbers: which came more than once in a microsecond.
+    alike: Alike,
     /// The sequence number that should come next.
     next_seq: Option<u64>,
     pub(super) first_seq: Option<u64>,
     pub(super) newest_seq: Option<u64>,
     pub(super) records_total: u64,
     pub(super) lost_total: u64,
+    pub(super) losses_of_unknown_size_total: u64,
     pub(super) overruns_total: u64,
     pub(super) malformed_total: u64,
     kills_dropped_total: u64,
@@ -126,11 +134,13 @@ impl Log {
             joiner: Joiner::new(page_bytes),
             storms: Storms::default(),
             kill_budgets: BTreeMap::new(),
+            alike: Alike::default(),
             next_seq: None,
             first_seq: None,
             newest_seq: None,
             records_total: 0,
             lost_total: 0,
+            losses_of_unknown_size_total: 0,
             overruns_total: 0,
             malformed_total: 0,
             kills_dropped_total: 0,
@@ -145,19 +155,40 @@ impl Log {
         }
     }
 
-    /// Takes one record as the kernel gave it. `live`: the log had been read to its end before it came.
+    /// Takes one record as /dev/kmsg gave it. `live`: the log had been read to its end before it came.
     pub(super) fn record(&mut self, raw: &[u8], now: Now, live: bool) {
         let Ok(record) = record::parse(raw) else {
             self.malformed_total += 1;
             return;
         };
-        self.records_total += 1;
-        self.number(record.seq);
         let at = self.clock.place(record.usec, now, live);
+        self.take(record, at);
+    }
+
+    /// Takes one line as syslog(2) gave it, without its line end. `since`: when the log was read to its end before,
+    /// on the monotonic clock; `None` at first.
+    pub(super) fn line(&mut self, raw: &[u8], now: Now, since: Option<Duration>) {
+        let alike = &mut self.alike;
+        let Ok(record) = record::parse_line(raw, |usec, text_crc| alike.nth(usec, text_crc)) else {
+            self.malformed_total += 1;
+            return;
+        };
+        let at = match since {
+            Some(since) => self.clock.place_between(record.usec, since, now),
+            None => self.clock.place(record.usec, now, false),
+        };
+        self.take(record, at);
+    }
+
+    fn take(&mut self, record: Record, at: Stamp) {
+        self.records_total += 1;
+        if let Id::Seq(seq) = record.id {
+            self.number(seq);
+        }
         // What a program wrote into /dev/kmsg never has the kernel's facility: it can't pose as the kernel.
         if record.facility == 0 {
             let mut joined = Vec::new();
-            let mark = Mark { seq: record.seq, usec: record.usec, at };
+            let mark = Mark { id: record.id, usec: record.usec, at };
             self.joiner.line(mark, record.caller.as_deref(), &record.text, &mut joined);
             self.joined(joined);
             if let Some(found) = pattern::find(&record.text) {
@@ -167,7 +198,7 @@ impl Log {
                     pattern: found.pattern.to_owned(),
                     fields: found.fields,
                     line: record::kept(&record.text),
-                    kmsg_seq: Some(record.seq),
+                    kmsg_seq: record.id.seq(),
                     count: 1,
                 };
                 let mut told = Vec::new();
@@ -181,6 +212,14 @@ impl Log {
     /// EPIPE: the ring went over what was not read yet.
     pub(super) fn overwritten(&mut self) {
         self.overruns_total += 1;
+    }
+
+    /// The end of what was read before is not there any more: nobody can know how many lines are missing.
+    pub(super) fn lost_some(&mut self) {
+        self.losses_of_unknown_size_total += 1;
+        let mut joined = Vec::new();
+        self.joiner.lost(&mut joined);
+        self.joined(joined);
     }
 
     /// How long the log should be quiet before [`Log::quiet`]; `None` when nothing waits for that.
@@ -228,7 +267,7 @@ impl Log {
     fn keep(&mut self, record: Record, at: Stamp) {
         let text = record::kept(&record.text);
         self.recent_bytes += text.len();
-        let (seq, facility, fields) = (record.seq, record.facility, record.fields);
+        let (seq, facility, fields) = (record.id.seq(), record.facility, record.fields);
         let level = record::level_name(record.level);
         self.recent.push_back(Arc::new(KernelRecord { seq, at: at.wall, level, facility, text, fields }));
         while self.recent.len() > RECENT || self.recent_bytes > RECENT_BYTES {
@@ -251,13 +290,13 @@ impl Log {
         }
     }
 
-    fn kill(&mut self, Kill { mark: Mark { seq, usec, at }, kill, .. }: Kill) {
+    fn kill(&mut self, Kill { mark: Mark { id, usec, at }, kill, .. }: Kill) {
         let (scope, role) = (kill.scope, kill.role);
         match self.kills.iter_mut().find(|count| count.scope == scope && count.role == role) {
             Some(count) => count.count += 1,
             None => self.kills.push(KillCount { scope, role, count: 1 }),
         }
-        let timed = TimedKill { at: at.wall, boot_seconds: at.boot.as_secs_f64(), kill };
+        let timed = TimedKill { at: at.wall, boot_seconds: at.boot.as_secs_f64(), id, kill };
         if matches!(role, Role::Kubelet | Role::Runtime | Role::Cni) {
             self.system_kill(&timed, at);
         }
@@ -272,7 +311,7 @@ impl Log {
         // A budget for each role: a storm in pods does not hide the kubelet.
         let budget = self.kill_budgets.entry(role_name(role)).or_insert_with(|| Bucket::new(100.0, 2.0));
         if budget.take(usec) {
-            self.happened.push(Happened { seq, at, body: EventBody::OomKill(timed.kill) });
+            self.happened.push(Happened { id, at, body: EventBody::OomKill(timed.kill) });
         } else {
             self.kills_dropped_total += 1;
         }
@@ -290,8 +329,8 @@ impl Log {
         }
     }
 
-    fn change_kill(&mut self, seq: u64, change: impl FnOnce(&mut OomKill)) {
-        let told = self.newest_kills.iter_mut().find(|kill| kill.kill.kmsg_seq == Some(seq));
+    fn change_kill(&mut self, id: Id, change: impl FnOnce(&mut OomKill)) {
+        let told = self.newest_kills.iter_mut().find(|kill| kill.id == id);
         if let Some(kill) = told {
             change(&mut Arc::make_mut(kill).kill);
         }
@@ -300,7 +339,7 @@ impl Log {
     fn told(&mut self, told: Vec<Told>) {
         self.happened.extend(told.into_iter().map(|Told { mark, message }| {
             let body = EventBody::KernelMessage(message);
-            Happened { seq: mark.seq, at: mark.at, body }
+            Happened { id: mark.id, at: mark.at, body }
         }));
     }
 }

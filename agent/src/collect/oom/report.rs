@@ -16,6 +16,7 @@ use std::time::Duration;
 use nodewhy_proto::{OomKill, OomScope, OomTask, Role};
 
 use super::line::{self, Columns, Killed, Line, Victim};
+use super::record::Id;
 use super::time::Mark;
 use super::victim;
 
@@ -46,10 +47,10 @@ pub(super) struct Kill {
 pub(super) enum Joined {
     /// A kill, to be told.
     Kill(Box<Kill>),
-    /// A sibling of a kill that was told already; `of` is its sequence number.
-    Member { of: u64, task: OomTask },
+    /// A sibling of a kill that was told already, `of` which record.
+    Member { of: Id, task: OomTask },
     /// What was handed out as a member was a kill of its own, which follows.
-    NoMember { of: u64, pid: u32 },
+    NoMember { of: Id, pid: u32 },
 }
 
 /// What is kept between lines.
@@ -225,7 +226,7 @@ impl Joiner {
             return;
         }
         self.finish(joined);
-        let kill = Kill { mark, kill: kill(mark.seq, killed, report), uid: killed.uid };
+        let kill = Kill { mark, kill: kill(mark.id, killed, report), uid: killed.uid };
         self.open = Some(Open { kill, told: false, group: false, newest_usec: mark.usec, member: None });
     }
 
@@ -262,12 +263,12 @@ impl Joiner {
         if let (Some(rss_bytes), Some(oom_score_adj)) = (killed.rss_bytes, killed.oom_score_adj) {
             let task = OomTask { pid: killed.pid, name: killed.name.to_owned(), rss_bytes, oom_score_adj };
             if open.told {
-                joined.push(Joined::Member { of: open.kill.mark.seq, task });
+                joined.push(Joined::Member { of: open.kill.mark.id, task });
             } else if open.kill.kill.group.len() < GROUP {
                 open.kill.kill.group.push(task);
             }
         }
-        open.member = Some(Kill { mark, kill: kill(mark.seq, killed, None), uid: killed.uid });
+        open.member = Some(Kill { mark, kill: kill(mark.id, killed, None), uid: killed.uid });
         true
     }
 
@@ -300,7 +301,7 @@ impl Joiner {
             let Some(victim) = open.member.take() else {
                 return;
             };
-            let (of, pid) = (open.kill.mark.seq, victim.kill.pid);
+            let (of, pid) = (open.kill.mark.id, victim.kill.pid);
             if open.told {
                 joined.push(Joined::NoMember { of, pid });
             } else {
@@ -336,7 +337,7 @@ impl From<Victim<'_>> for OwnedVictim {
     }
 }
 
-fn kill(seq: u64, killed: &Killed<'_>, report: Option<Report>) -> OomKill {
+fn kill(id: Id, killed: &Killed<'_>, report: Option<Report>) -> OomKill {
     let report = report.unwrap_or_default();
     let (constraint, global, limit_cgroup, victim_cgroup) = match report.victim {
         Some(victim) => (victim.constraint, victim.global, victim.limit_cgroup, victim.victim_cgroup),
@@ -367,6 +368,6 @@ fn kill(seq: u64, killed: &Killed<'_>, report: Option<Report>) -> OomKill {
         trigger: report.trigger,
         group: Vec::new(),
         biggest: report.biggest,
-        kmsg_seq: Some(seq),
+        kmsg_seq: id.seq(),
     }
 }

@@ -114,7 +114,7 @@ mod tests {
 
     fn mark(seq: u64, usec: u64) -> Mark {
         let at = Stamp { wall: jiff::Timestamp::UNIX_EPOCH, boot: Duration::from_micros(usec) };
-        Mark { seq, usec, at }
+        Mark { id: super::super::record::Id::Seq(seq), usec, at }
     }
 
     fn seqs(told: &[Told]) -> Vec<(u64, u64)> {

@@ -11,6 +11,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use nodewhy_clock::Stamp;
 
+use super::record::Id;
+
 /// A record that seems older than this when it is read at once was read late: the node starves.
 const LATE: Duration = Duration::from_secs(1);
 /// How fast the scheduler's clock may drift: more than the seconds in weeks that were seen.
@@ -27,8 +29,8 @@ pub(super) struct Now {
 /// Which record, and when it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// Sequence number.
-    pub(super) seq: u64,
+    /// Which.
+    pub(super) id: Id,
     /// The kernel's stamp, in microseconds: for all that is measured between records.
     pub(super) usec: u64,
     /// The node's clocks.
@@ -71,6 +73,17 @@ impl KernelClock {
             }
         }
         before(now.stamp, apart - self.offset_seconds().unwrap_or(0.0))
+    }
+
+    /// When the record was written that came between two looks at the log (CLOCK_MONOTONIC `since`, and now). The
+    /// offset that was found fits for as long as it puts the record between the two; else it is moved just as far
+    /// as it must be. So a second between looks makes no record a second late.
+    pub(super) fn place_between(&mut self, usec: u64, since: Duration, now: Now) -> Stamp {
+        let stamp = Duration::from_micros(usec).as_secs_f64();
+        let (least, most) = (since.as_secs_f64() - stamp, now.monotonic.as_secs_f64() - stamp);
+        let offset_seconds = self.offset_seconds().unwrap_or(0.0).max(least).min(most);
+        self.measured = Some(Measured { offset_seconds, at: now.monotonic });
+        before(now.stamp, most - offset_seconds)
     }
 
     /// CLOCK_MONOTONIC minus the kernel's clock, once it was measured.
@@ -153,6 +166,28 @@ mod tests {
         let live = now(1_209_705.0);
         assert_eq!(clock.place(1_209_700_000_000, live, true), live.stamp);
         assert!((clock.offset_seconds().unwrap() - 5.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn between_two_looks_a_record_keeps_the_kernels_time_and_drift_is_followed() {
+        let mut clock = KernelClock::new(true);
+        let second = Duration::from_secs(1);
+        let mut look = |usec: u64, seconds: f64| {
+            boot(clock.place_between(usec, Duration::from_secs_f64(seconds) - second, now(seconds)))
+        };
+        // The clocks agree: read 0.7 s late, and a starved node's 86 s late are told by the kernel's time.
+        assert!((look(99_300_000, 100.0) - 99.3).abs() < 1e-6);
+        assert!((look(100_900_000, 101.0) - 100.9).abs() < 1e-6);
+        // Weeks later the kernel's clock is 5 s behind: never more wrong than the time between two looks.
+        for tick in 0..100u32 {
+            let true_time = 1_209_704.5 + f64::from(tick);
+            let usec = Duration::from_secs_f64(true_time - 5.0).as_micros() as u64;
+            assert!((look(usec, 1_209_705.0 + f64::from(tick)) - true_time).abs() <= 1.0);
+        }
+        assert!((clock.offset_seconds().unwrap() - 5.0).abs() <= 1.0);
+        // Late reading of a starved node.
+        let late = clock.place_between(1_300_000_000_000, Duration::from_secs(1_300_000), now(1_300_087.0));
+        assert!((boot(late) - 1_300_005.0).abs() <= 1.0);
     }
 
     #[test]
