@@ -162,7 +162,7 @@ pub static SERVICES_NFT: Fault = Fault {
         let asked = long(
             node,
             "a=$(cut -d ' ' -f 1 /proc/uptime); nft list table ip kube-proxy > /var/lib/ground/rules; \
-             b=$(cut -d ' ' -f 1 /proc/uptime); grep -c 'chain' /var/lib/ground/rules; grep -o 'tcp . 80 : goto' /var/lib/ground/rules | wc -l; \
+             b=$(cut -d ' ' -f 1 /proc/uptime); grep -c 'chain .* {$' /var/lib/ground/rules; grep -o 'tcp . 80 : goto' /var/lib/ground/rules | wc -l; \
              echo \"from $a to $b s\"; rm /var/lib/ground/rules",
         )?;
         Ok(Injected::since(since)
