@@ -19,6 +19,7 @@ use crate::run::Ground;
 /// Each collector has to have read so often.
 const READS: u64 = 3;
 const WITHIN: Duration = Duration::from_secs(120);
+const BOOTED_WITHIN: Duration = Duration::from_secs(180);
 /// The agent's paths that answer 200 whatever the node is.
 const PATHS: [&str; 5] = ["/metrics", "/healthz", "/api/v1/node", "/api/v1/state", "/api/v1/findings"];
 /// These may answer other than 200 (what they tell is not to be had), or have no end.
@@ -74,9 +75,15 @@ pub fn bare(ground: &Ground) -> anyhow::Result<Vec<BareReport>> {
              rm containerd.service kubelet.service data.service kubepods*.slice; rm -r /etc/cni/net.d /var/lib/kubelet; sync")?;
     node.power_cut()?;
     node.power_on()?;
+    // The channel answers early in the boot, when modules are still being loaded for every device.
+    node.until(BOOTED_WITHIN, "the node has booted", |node| {
+        Ok(node.output("systemctl is-active multi-user.target")?.code == 0)
+    })?;
     node.sh(
-        "systemctl is-system-running --wait >/dev/null || true; ! pgrep containerd; rmmod ip_tables x_tables",
+        "rmmod ip_tables x_tables; \
+         while udevadm settle; a=$(cat /proc/modules); sleep 5; [ \"$a\" != \"$(cat /proc/modules)\" ]; do :; done",
     )?;
+    ensure!(node.output("pgrep containerd")?.code != 0, "containerd runs on the node that is to be bare");
     let bare = full_run(&node, "bare: booted without runtime, kubelet, CNI and ip_tables", &[Way::Host])?;
     Ok(vec![ready, bare])
 }

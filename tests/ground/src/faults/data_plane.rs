@@ -12,7 +12,7 @@ use crate::node::Node;
 
 const NODE: (SubjectKind, &str) = (SubjectKind::Node, "ground");
 /// For rules by the hundred thousand: an emulated machine takes a minute.
-const VERY_LONG: Duration = Duration::from_secs(240);
+const VERY_LONG: Duration = Duration::from_secs(400);
 
 /// The connection table is full.
 pub static CONNTRACK_FULL: Fault = Fault {
@@ -65,10 +65,14 @@ pub static CONNTRACK_FULL: Fault = Fault {
     ..Fault::USUAL
 };
 
-/// Rules of kube-proxy's mode `iptables`, on the legacy backend, for 50,000 services with one endpoint each.
+/// Rules of kube-proxy's mode `iptables`, on the legacy backend, for 50,000 services with one endpoint each,
+/// and without --cluster-cidr (which would make a fifth rule a service: more than a node of 1 GiB can take).
 const LEGACY: &str = r#"BEGIN {
-  print "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-NODEPORTS - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-MARK-MASQ - [0:0]"
+  print "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n:KUBE-NODEPORTS - [0:0]\n:KUBE-POSTROUTING - [0:0]\n:KUBE-MARK-MASQ - [0:0]"
   for (i = 0; i < n; i++) printf ":KUBE-SVC-%016X - [0:0]\n:KUBE-SEP-%016X - [0:0]\n", i, i
+  print "-A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES"
+  print "-A OUTPUT -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES"
+  print "-A POSTROUTING -m comment --comment \"kubernetes postrouting rules\" -j KUBE-POSTROUTING"
   print "-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000"
   print "-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN"
   print "-A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0"
@@ -76,7 +80,6 @@ const LEGACY: &str = r#"BEGIN {
   for (i = 0; i < n; i++) {
     name = "shop/s" i ":http"; ip = address(96, i); endpoint = address(200, i)
     printf "-A KUBE-SERVICES -d %s/32 -p tcp -m comment --comment \"%s cluster IP\" -m tcp --dport 80 -j KUBE-SVC-%016X\n", ip, name, i
-    printf "-A KUBE-SVC-%016X ! -s 10.88.0.0/28 -d %s/32 -p tcp -m comment --comment \"%s cluster IP\" -m tcp --dport 80 -j KUBE-MARK-MASQ\n", i, ip, name
     printf "-A KUBE-SVC-%016X -m comment --comment \"%s -> %s:8080\" -j KUBE-SEP-%016X\n", i, name, endpoint, i
     printf "-A KUBE-SEP-%016X -s %s/32 -m comment --comment \"%s\" -j KUBE-MARK-MASQ\n", i, endpoint, name
     printf "-A KUBE-SEP-%016X -p tcp -m comment --comment \"%s\" -m tcp -j DNAT --to-destination %s:8080\n", i, name, endpoint
@@ -90,32 +93,26 @@ const ADDRESS: &str = "function address(second, i) { return sprintf(\"10.%d.%d.%
 /// Far too many services for iptables.
 pub static SERVICES_LEGACY: Fault = Fault {
     name: "services-iptables-50000",
-    about: "50,000 services with an endpoint each in legacy iptables: 250,000 rules of kube-proxy's shape in table nat",
+    about: "50,000 services with an endpoint each in legacy iptables: 200,000 rules of kube-proxy's shape in table nat",
     cause: "kube_services_explosion",
     subject: NODE,
     sees: &[],
     unseen: Some("the size of the tables (and the time of kube-proxy's synchronization) is not read yet"),
     inject: |node| {
         let since = node.clocks()?;
-        let took = rules(
-            node,
-            LEGACY,
-            50_000,
-            "iptables-legacy-restore --noflush < /run/rules; \
-             iptables-legacy -t nat -A PREROUTING -m comment --comment 'kubernetes service portals' -j KUBE-SERVICES; \
-             iptables-legacy -t nat -A OUTPUT -m comment --comment 'kubernetes service portals' -j KUBE-SERVICES",
-        )?;
+        let took = rules(node, LEGACY, 50_000, "iptables-legacy-restore --noflush < /var/lib/ground/rules")?;
         let asked = long(
             node,
-            "a=$(cut -d ' ' -f 1 /proc/uptime); iptables-legacy-save -t nat > /run/rules; \
-             b=$(cut -d ' ' -f 1 /proc/uptime); grep -c '^-A KUBE-SERVICES' /run/rules; grep -c ^-A /run/rules; \
-             echo \"from $a to $b s\"; rm /run/rules",
+            "a=$(cut -d ' ' -f 1 /proc/uptime); iptables-legacy-save -t nat > /var/lib/ground/rules; \
+             b=$(cut -d ' ' -f 1 /proc/uptime); grep -c '^-A KUBE-SERVICES' /var/lib/ground/rules; grep -c ^-A /var/lib/ground/rules; \
+             echo \"from $a to $b s\"; rm /var/lib/ground/rules",
         )?;
         Ok(Injected::since(since)
             .proven("writing them", took)
             .proven("iptables-legacy-save -t nat: rules in KUBE-SERVICES, rules, time", asked))
     },
-    undo: |node| long(node, "iptables-legacy -t nat -F; iptables-legacy -t nat -X").map(drop),
+    // At once: each command of iptables' takes the whole table out of the kernel and puts it back.
+    undo: |node| long(node, "printf '*nat\\nCOMMIT\\n' | iptables-legacy-restore").map(drop),
     hold: Duration::from_secs(10),
     ..Fault::USUAL
 };
@@ -161,12 +158,12 @@ pub static SERVICES_NFT: Fault = Fault {
     unseen: Some("the size of the tables (and the time of kube-proxy's synchronization) is not read yet"),
     inject: |node| {
         let since = node.clocks()?;
-        let took = rules(node, NFT, 50_000, "nft -f /run/rules")?;
+        let took = rules(node, NFT, 50_000, "nft -f /var/lib/ground/rules")?;
         let asked = long(
             node,
-            "a=$(cut -d ' ' -f 1 /proc/uptime); nft list table ip kube-proxy > /run/rules; \
-             b=$(cut -d ' ' -f 1 /proc/uptime); grep -c 'chain' /run/rules; grep -o 'tcp . 80 : goto' /run/rules | wc -l; \
-             echo \"from $a to $b s\"; rm /run/rules",
+            "a=$(cut -d ' ' -f 1 /proc/uptime); nft list table ip kube-proxy > /var/lib/ground/rules; \
+             b=$(cut -d ' ' -f 1 /proc/uptime); grep -c 'chain .* {$' /var/lib/ground/rules; grep -o 'tcp . 80 : goto' /var/lib/ground/rules | wc -l; \
+             echo \"from $a to $b s\"; rm /var/lib/ground/rules",
         )?;
         Ok(Injected::since(since)
             .proven("writing them", took)
@@ -285,14 +282,14 @@ pub static SOFTIRQ_STORM: Fault = Fault {
 const SOFTIRQS: &str = "cut -d ' ' -f 1-3 /proc/net/softnet_stat; \
     for p in $(pgrep ksoftirqd); do awk '{print $2, \"ticks\", $14 + $15}' /proc/$p/stat; done; cut -d ' ' -f 1 /proc/uptime";
 
-/// Writes so many services' rules to `/run/rules` and has them taken; how large they were, and how long it took.
+/// Writes so many services' rules to `/var/lib/ground/rules` and has them taken; how large they were, and how long it took.
 fn rules(node: &Node, program: &str, services: u32, take: &str) -> anyhow::Result<String> {
-    node.write("/run/rules.awk", &format!("{ADDRESS}{program}\n"))?;
+    node.write("/var/lib/ground/rules.awk", &format!("{ADDRESS}{program}\n"))?;
     long(
         node,
         &format!(
-            "awk -v n={services} -f /run/rules.awk > /run/rules; a=$(cut -d ' ' -f 1 /proc/uptime); {take}; \
-             b=$(cut -d ' ' -f 1 /proc/uptime); wc -lc /run/rules; echo \"from $a to $b s\""
+            "awk -v n={services} -f /var/lib/ground/rules.awk > /var/lib/ground/rules; a=$(cut -d ' ' -f 1 /proc/uptime); {take}; \
+             b=$(cut -d ' ' -f 1 /proc/uptime); wc -lc /var/lib/ground/rules; echo \"from $a to $b s\""
         ),
     )
 }

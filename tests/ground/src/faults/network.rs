@@ -57,7 +57,7 @@ pub static API_SLOW: Fault = Fault {
         api_server(node, "--slow-ms 8000")?;
         as_the_kubelet(
             node,
-            "while :; do (exec -a wget /run/ground/kubelet -q -O /dev/null http://10.99.0.1:6443/healthz); done",
+            "while :; do (exec -a wget /run/ground/kubelet -q -O /dev/null http://10.99.0.1:6443/healthz) || sleep 1; done",
         )?;
         let took = node
             .sh("a=$(cut -d ' ' -f 1 /proc/uptime); busybox wget -q -O - http://10.99.0.1:6443/healthz; \
@@ -121,16 +121,18 @@ pub(super) fn namespace(node: &Node, name: &str, net: &str) -> anyhow::Result<()
 /// takes them into the kubelet's cgroup.
 fn as_the_kubelet(node: &Node, script: &str) -> anyhow::Result<()> {
     node.sh("mkdir -p /run/ground; cp /usr/bin/busybox /run/ground/kubelet")?;
-    node.write("/run/ground/client", script)?;
-    // Before it starts: a process is made in its parent's cgroup. systemd made it the leader of its process group.
+    // The cgroup is the first thing: a process is made in its parent's. systemd made it the leader of its process group.
+    let whole = format!(
+        "echo $$ > /run/ground/client.pid\necho $$ > /sys/fs/cgroup/system.slice/kubelet.service/cgroup.procs\n{script}\n"
+    );
+    node.write("/run/ground/client", &whole)?;
     node.sh(
-        "systemd-run --quiet --collect --unit=hurt-client -p StandardOutput=null -p StandardError=null \
-             bash -c 'echo $$ > /run/ground/client.pid; \
-             echo $$ > /sys/fs/cgroup/system.slice/kubelet.service/cgroup.procs; . /run/ground/client'",
+        "systemd-run --quiet --collect --unit=hurt-client -p StandardOutput=null -p StandardError=null bash -e /run/ground/client",
     )?;
     node.until(Duration::from_secs(10), "the kubelet's connection is there", |node| {
         Ok(!node.sh("ss -tnH state established dst 10.99.0.1")?.is_empty())
-    })
+    })?;
+    node.sh("grep -q kubelet.service /proc/$(cat /run/ground/client.pid)/cgroup").map(drop)
 }
 
 /// One connection that stays, with a line each second.
