@@ -2,6 +2,8 @@
 #   make run    builds, and shows this machine live
 #   make demo   breaks a real container runtime (its own, private one) and shows the verdicts
 #   make test   every test
+#   make ground FAULT=NAME   one fault in a virtual machine, and what the agent saw of it (without FAULT: their list)
+#   make ground-all          every fault; keeps the evidence and writes docs/proving-ground.md anew
 #   make bench  the figures of docs/PERFORMANCE.md, each asserted
 #   make agent  the agent as it is shipped: one static file
 #   make lint   format, clippy, dependencies: all blocking
@@ -19,7 +21,9 @@ export PATH := $(TOOLS)/bin:$(PATH)
 # What the build needs (SQLite is compiled from C), and what the tests break and compare with.
 BUILD_PACKAGES := gcc libc6-dev
 TEST_PACKAGES := $(BUILD_PACKAGES) containerd runc containernetworking-plugins iproute2 prometheus
-BENCH_PACKAGES := $(TEST_PACKAGES) prometheus-node-exporter
+# The proving ground: a virtual machine made of Debian's packages.
+GROUND_PACKAGES := $(BUILD_PACKAGES) qemu-system-x86 qemu-utils mmdebstrap e2fsprogs busybox-static
+BENCH_PACKAGES := $(TEST_PACKAGES) $(GROUND_PACKAGES) prometheus-node-exporter
 
 # Installs those of the named Debian packages that are missing. RUNLEVEL=1 keeps their services from starting, except
 # where systemd runs: there Debian starts containerd and prometheus, which the tests neither use nor touch.
@@ -50,10 +54,27 @@ demo:
 	@exec $(TARGET)/release/demo
 
 .PHONY: test
-test: $(TOOLS)/nextest
+test: $(TOOLS)/nextest ground-ready
 	@$(call install,$(TEST_PACKAGES))
-	cargo build --locked --workspace --bins
 	cargo nextest run --locked --workspace
+
+# The virtual machine runs programs as they are built for release: emulated, it is slow enough. Its disk and its snapshot
+# are made before the tests, so that no test's time has them in it.
+.PHONY: ground-ready
+ground-ready:
+	@$(call install,$(TEST_PACKAGES) $(GROUND_PACKAGES))
+	cargo build --release --locked -p nodewhy-agent -p nodewhy-guest --bins
+	cargo build --locked --workspace --bins
+	$(TARGET)/debug/ground make
+
+.PHONY: ground
+ground: ground-ready
+	@$(TARGET)/debug/ground $(if $(FAULT),run $(FAULT),list)
+
+.PHONY: ground-all
+ground-all: ground-ready
+	@$(TARGET)/debug/ground all --keep
+	NODEWHY_BLESS=1 cargo test -q --locked -p nodewhy-ground --test table
 
 .PHONY: bench
 bench:

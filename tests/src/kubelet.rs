@@ -12,6 +12,26 @@ use tempfile::TempDir;
 
 use crate::recording::fixtures;
 
+/// The program, in the folder of what was built: that of the program that asks, or one above it (a test lies in
+/// `deps`).
+///
+/// # Errors
+/// It was not built.
+pub fn standin() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("find this program's own file")?;
+    own.ancestors()
+        .skip(1)
+        .map(|folder| folder.join("kubelet-standin"))
+        .find(|file| file.is_file())
+        .with_context(|| {
+            format!(
+                "no folder above {} holds kubelet-standin: build it with \
+                 `cargo build -p nodewhy-guest --bin kubelet-standin`",
+                own.display()
+            )
+        })
+}
+
 /// The stand-in of one kubelet version.
 #[derive(Debug)]
 pub struct Kubelet {

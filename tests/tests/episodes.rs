@@ -4,10 +4,9 @@
 //! Each test runs in namespaces of its own and takes root. They run one at a time (`.config/nextest.toml`): the
 //! seconds that they print are measured.
 
-use std::path::Path;
-
 use nodewhy_tests::alone::alone;
 use nodewhy_tests::episode::play;
+use nodewhy_tests::kubelet::standin;
 use nodewhy_tests::recording::Fault;
 
 /// Plays the episode, and prints how much earlier the verdict came.
@@ -15,9 +14,9 @@ fn episode(test: &str, version: &str, fault: Fault, cause: &str) -> anyhow::Resu
     if !alone(test)? {
         return Ok(());
     }
-    let standin = Path::new(env!("CARGO_BIN_EXE_kubelet-standin"));
+    let standin = standin()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let lead = runtime.block_on(play(standin, version, fault, cause))?;
+    let lead = runtime.block_on(play(&standin, version, fault, cause))?;
     println!("{}", lead.table());
     Ok(())
 }

@@ -3,7 +3,6 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -14,6 +13,7 @@ use nodewhy_proto::{ConditionStatus, EventBody, OomKill, OomScope, Role, Verdict
 use nodewhy_tests::alone::alone;
 use nodewhy_tests::client::events;
 use nodewhy_tests::episode::Scene;
+use nodewhy_tests::kubelet::standin;
 use nodewhy_tests::recording::{Fault, kmsg};
 
 /// Plays the recording under a healthy node: the kills as the agent tells them, and the verdict right after them.
@@ -23,7 +23,7 @@ async fn played(version: &str, fault: Fault) -> anyhow::Result<(Scene, Vec<OomKi
     nix::unistd::mkfifo(&pipe, Mode::from_bits_truncate(0o600))?;
     let none = None::<&str>;
     mount(Some(&pipe), "/dev/kmsg", none, MsFlags::MS_BIND, none).context("put a pipe over /dev/kmsg")?;
-    let mut scene = Scene::set(Path::new(env!("CARGO_BIN_EXE_kubelet-standin")), version, fault).await?;
+    let mut scene = Scene::set(&standin()?, version, fault).await?;
     scene.run_until(scene.recording.fault).await?;
 
     let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);

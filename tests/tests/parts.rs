@@ -4,10 +4,9 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 
 use nodewhy_tests::alone::alone;
-use nodewhy_tests::kubelet::Kubelet;
+use nodewhy_tests::kubelet::{Kubelet, standin};
 use nodewhy_tests::recording::VERSIONS;
 
 /// The names of all processes of this PID namespace.
@@ -28,9 +27,9 @@ fn the_stand_in_is_the_only_kubelet_and_answers_as_recorded() -> anyhow::Result<
     if !alone("the_stand_in_is_the_only_kubelet_and_answers_as_recorded")? {
         return Ok(());
     }
-    let standin = Path::new(env!("CARGO_BIN_EXE_kubelet-standin"));
+    let standin = standin()?;
     for version in VERSIONS {
-        let mut kubelet = Kubelet::start(standin, version, ([127, 0, 0, 1], 10248).into())?;
+        let mut kubelet = Kubelet::start(&standin, version, ([127, 0, 0, 1], 10248).into())?;
         assert_eq!(names()?.iter().filter(|name| *name == "kubelet").count(), 1);
         let mut stream = TcpStream::connect(kubelet.address())?;
         // Two requests on one connection, as a client that keeps it open sends.

@@ -1,13 +1,65 @@
 //! The library of faults: one list that one can read. Each file is a part of the node that is broken.
 
+pub mod clock;
 pub mod cni;
+pub mod cpu;
+pub mod data_plane;
+pub mod disk;
+pub mod kernel;
 pub mod kubelet;
+pub mod memory;
+pub mod network;
 pub mod runtime;
+pub mod tasks;
 
 use crate::fault::Fault;
 
 /// All of them, by group, in the order in which the table shows them.
 pub static FAULTS: &[(&str, &[&Fault])] = &[
+    (
+        "Memory",
+        &[
+            &memory::CONTAINER,
+            &memory::GROUP,
+            &memory::KUBEPODS,
+            &memory::POD,
+            &memory::KUBELET,
+            &memory::RUNTIME,
+            &memory::CNI_AGENT,
+            &memory::CNI_AGENT_LIMIT,
+            &memory::THRASH,
+            &memory::EVICTION,
+        ],
+    ),
+    ("CPU", &[&cpu::KUBELET_THROTTLED, &cpu::SATURATED, &cpu::BLOCKED_TASKS]),
+    (
+        "Disk",
+        &[
+            &disk::NODEFS_FULL,
+            &disk::IMAGEFS_FULL,
+            &disk::INODES_EXHAUSTED,
+            &disk::READONLY_BY_ERROR,
+            &disk::READONLY_BY_FLAKEY,
+            &disk::SCSI_ERRORS,
+            &disk::SCSI_MEDIUM_ERROR,
+            &disk::SLOW,
+            &disk::HUNG,
+            &disk::ROOT_HUNG,
+            &disk::ETCD_FSYNC_SLOW,
+        ],
+    ),
+    (
+        "Kernel",
+        &[
+            &kernel::HUNG_TASKS,
+            &kernel::SOFT_LOCKUP,
+            &kernel::PANIC_WITH_PSTORE,
+            &kernel::PANIC,
+            &kernel::POWER_CUT,
+            &kernel::REBOOT,
+        ],
+    ),
+    ("Clock", &[&clock::FORWARD, &clock::BACK, &clock::FROZEN]),
     (
         "Runtime",
         &[
@@ -32,6 +84,31 @@ pub static FAULTS: &[(&str, &[&Fault])] = &[
             &cni::NAMESPACE_NEVER_MADE,
         ],
     ),
+    (
+        "Tasks",
+        &[
+            &tasks::PIDS_OF_A_POD,
+            &tasks::PIDS_OF_THE_NODE,
+            &tasks::ZOMBIES,
+            &tasks::FILES_OF_THE_NODE,
+            &tasks::FILES_OF_THE_RUNTIME,
+            &tasks::INOTIFY_INSTANCES,
+            &tasks::INOTIFY_WATCHES,
+            &tasks::RUNC_HUNG,
+        ],
+    ),
+    (
+        "Data plane",
+        &[
+            &data_plane::CONNTRACK_FULL,
+            &data_plane::SERVICES_LEGACY,
+            &data_plane::SERVICES_NFT,
+            &data_plane::XTABLES_LOCK,
+            &data_plane::NEIGHBOURS,
+            &data_plane::SOFTIRQ_STORM,
+        ],
+    ),
+    ("Network", &[&network::API_UNREACHABLE, &network::API_SLOW, &network::API_CONNECTION_DEAD]),
     ("Kubelet", &[&kubelet::KILLED, &kubelet::STOPPED, &kubelet::HUNG, &kubelet::CERTIFICATE_EXPIRED]),
 ];
 

@@ -24,6 +24,7 @@ pub const NEEDED: &[(&str, &str)] = &[
 
 /// What is on the node.
 const PACKAGES: &[&str] = &[
+    "apparmor",
     "busybox-static",
     "conntrack",
     "containerd",

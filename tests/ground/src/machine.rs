@@ -201,7 +201,7 @@ impl Machine {
              random.trust_cpu=on mitigations=off"
         );
         let disk = |file: String, format: &str, extra: &str| {
-            format!("file={file},format={format},if=virtio,cache=unsafe,discard=unmap{extra}")
+            format!("file={file},format={format},if=virtio,cache=writeback,discard=unmap{extra}")
         };
         command
             .args(["-name", "nodewhy-ground", "-smp", &CPUS.to_string()])
@@ -286,6 +286,18 @@ impl Machine {
     /// qemu's words.
     pub fn thaw(&mut self) -> anyhow::Result<()> {
         self.ask("cont", json!({})).map(drop)
+    }
+
+    /// Lets no more than so many bytes a second through to a disk (`virtio0` is the first one), as a cloud's quota does.
+    /// 0: as many as there are.
+    ///
+    /// # Errors
+    /// qemu's words.
+    pub fn throttle(&mut self, disk: &str, bytes_per_second: u64) -> anyhow::Result<()> {
+        let limits = json!({
+            "device": disk, "bps": bytes_per_second, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0,
+        });
+        self.ask("block_set_io_throttle", limits).map(drop)
     }
 
     /// Presses its reset button.

@@ -27,6 +27,8 @@ pub struct Payload {
     pub agent: PathBuf,
     /// The programs that do harm.
     pub hurt: PathBuf,
+    /// The scraper that is compared with the agent.
+    pub scrape: PathBuf,
     /// The module that locks up a processor, where it was built.
     pub lockup: Option<PathBuf>,
 }
@@ -56,7 +58,11 @@ impl Node {
         disks: Disks,
         brings: &Payload,
     ) -> anyhow::Result<Node> {
-        let mut files = vec![("nodewhy-agent", brings.agent.clone()), ("hurt", brings.hurt.clone())];
+        let mut files = vec![
+            ("nodewhy-agent", brings.agent.clone()),
+            ("hurt", brings.hurt.clone()),
+            ("scrape", brings.scrape.clone()),
+        ];
         files.extend(brings.lockup.clone().map(|module| ("lockup.ko", module)));
         payload(&disks, &files)?;
         let machine = Machine::start(image, accelerator, &disks, From::Snapshot(READY))?;
@@ -307,12 +313,20 @@ impl Node {
         Ok(())
     }
 
+    /// A connection to an agent, over the channel.
+    ///
+    /// # Errors
+    /// It does not listen.
+    pub fn agent(&self, way: Way) -> anyhow::Result<UnixStream> {
+        Ok(self.guest()?.connect(&socket(way))?)
+    }
+
     /// GETs a path of an agent, over the channel; the body of its answer.
     ///
     /// # Errors
     /// It does not answer in five seconds, or not with 200.
     pub fn get(&self, way: Way, path: &str) -> anyhow::Result<String> {
-        let mut stream = self.guest()?.connect(&socket(way))?;
+        let mut stream = self.agent(way)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();
@@ -356,12 +370,14 @@ impl Node {
     pub fn rebooted(&mut self, before: &str, within: Duration) -> anyhow::Result<()> {
         let began = Instant::now();
         loop {
-            if self.guest()?.again(Duration::from_secs(5)).is_ok()
+            if self.guest()?.again(Duration::from_secs(2)).is_ok()
                 && self.boot_id().is_ok_and(|id| id != before)
             {
                 return Ok(());
             }
             ensure!(began.elapsed() < within, "the machine did not start anew within {within:?}");
+            // A call that is under way when the guest goes down has no answer for long: there are to be few.
+            sleep(Duration::from_millis(500));
         }
     }
 
@@ -370,6 +386,31 @@ impl Node {
     /// # Errors
     /// The node does not answer.
     pub fn boot_id(&self) -> anyhow::Result<String> {
-        Ok(self.sh("cat /proc/sys/kernel/random/boot_id")?.trim().to_owned())
+        Ok(self.read("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    }
+
+    /// Before a fault that ends this boot: what a node has that ran for long. The agent's unit starts with the next
+    /// boot, and nothing waits to be written.
+    ///
+    /// # Errors
+    /// The node does not answer.
+    pub fn settle(&self) -> anyhow::Result<()> {
+        let unit = "/etc/systemd/system/nodewhy-agent.service";
+        self.sh(&format!("ln -sf {unit} /etc/systemd/system/multi-user.target.wants/; sync")).map(drop)
+    }
+
+    /// After a boot: waits for the runtime, and makes the agent's pod again. The kubelet would.
+    ///
+    /// # Errors
+    /// The runtime, or an agent, does not come up.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        let up = "systemctl is-active containerd kubelet nodewhy-agent";
+        self.until(LONG, "containerd, kubelet and the agent's unit are active", |node| {
+            Ok(node.output(up)?.code == 0)
+        })?;
+        // The runtime knows the sandbox of the boot before, and keeps its name taken.
+        self.sh("/usr/lib/ground/pods remove nodewhy-agent nodewhy || true")?;
+        self.start_agent(Way::Pod)?;
+        self.start_agent(Way::Host)
     }
 }

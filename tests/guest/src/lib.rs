@@ -14,6 +14,7 @@ pub mod client;
 pub mod cri;
 mod files;
 pub mod forward;
+pub mod hurt;
 pub mod image;
 pub mod pod;
 mod pool;

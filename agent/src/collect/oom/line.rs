@@ -20,6 +20,9 @@ pub(super) enum Line<'a> {
     Killed(Killed<'a>),
     /// `Tasks in … are going to be killed due to memory.oom.group set`.
     Group { cgroup: &'a str },
+    /// `… OOM victim 981 (hurt) is already exiting. Skip killing the task`: of a group, one that dies by the death of
+    /// another (its pid namespace's first process).
+    Exiting { pid: u32 },
 }
 
 /// The `oom-kill:` line, or what kernels before 5.0 wrote in its place.
@@ -80,17 +83,24 @@ pub(super) fn parse(text: &str) -> Option<Line<'_>> {
     if let Some((trigger, _)) = text.split_once(" invoked oom-killer: ") {
         return (trigger.len() <= LONGEST_NAME_BYTES).then_some(Line::Invoked { trigger });
     }
+    if let Some((_, rest)) = text.split_once(": OOM victim ").filter(|(message, _)| is_message(message)) {
+        let rest = rest.strip_suffix(") is already exiting. Skip killing the task")?;
+        return rest.split_once(" (")?.0.parse().ok().map(|pid| Line::Exiting { pid });
+    }
     // The message before it: "Out of memory", "Memory cgroup out of memory", "Out of memory
     // (oom_kill_allocating_task)"; nothing in kernels before 5.0.
     let rest = match text.strip_prefix("Killed process ") {
         Some(rest) => rest,
         None => {
             let (message, rest) = text.split_once(": Killed process ")?;
-            (message.starts_with("Out of memory") || message == "Memory cgroup out of memory")
-                .then_some(rest)?
+            is_message(message).then_some(rest)?
         }
     };
     killed(rest).map(Line::Killed)
+}
+
+fn is_message(message: &str) -> bool {
+    message.starts_with("Out of memory") || message == "Memory cgroup out of memory"
 }
 
 fn victim(rest: &str) -> Option<Victim<'_>> {

@@ -164,6 +164,7 @@ impl Joiner {
             }
             Some(Line::Killed(killed)) => self.killed(mark, caller, &killed, joined),
             Some(Line::Group { cgroup }) => self.group(usec, cgroup, joined),
+            Some(Line::Exiting { pid }) => self.exiting(usec, pid, joined),
         }
     }
 
@@ -268,6 +269,26 @@ impl Joiner {
         }
         open.member = Some(Kill { mark, kill: kill(mark.seq, killed, None), uid: killed.uid });
         true
+    }
+
+    /// One more of the group. The line has no figures: those are in the task table, where it is among the biggest.
+    fn exiting(&mut self, usec: u64, pid: u32, joined: &mut Vec<Joined>) {
+        let Some(open) = self.open.as_mut().filter(|open| open.group) else {
+            return;
+        };
+        let kill = &mut open.kill.kill;
+        if pid == kill.pid || kill.group.iter().any(|task| task.pid == pid) {
+            return;
+        }
+        open.newest_usec = usec;
+        let Some(task) = kill.biggest.iter().find(|task| task.pid == pid).cloned() else {
+            return;
+        };
+        if open.told {
+            joined.push(Joined::Member { of: open.kill.mark.seq, task });
+        } else if kill.group.len() < GROUP {
+            kill.group.push(task);
+        }
     }
 
     fn group(&mut self, usec: u64, cgroup: &str, joined: &mut Vec<Joined>) {

@@ -171,6 +171,19 @@ fn a_container_that_dies_as_a_group_is_one_kill() {
 }
 
 #[test]
+fn a_group_s_process_that_dies_with_its_pid_namespace_is_named_too() {
+    let log = read_whole(fixture!("linux-6.1.192/oom-group-of-a-pid-namespace.txt"));
+    let all = kills(&log);
+    let [(560, kill)] = all.as_slice() else { panic!("{all:?}") };
+    assert_eq!((kill.pid, kill.rss_bytes), (982, Some((23_884 + 1896) * 1024)));
+    assert!(kill.limit_cgroup.as_ref().unwrap().ends_with("-podef9fd8f5_de54_8013_a3ac_53f65ee14df9.slice"));
+    let sibling = |pid, name, kib: u64| OomTask { rss_bytes: kib * 1024, ..task(pid, name, 0, 968) };
+    // 981 has no "Killed process" line: it was the shell's, process 1 of the container, and died with it.
+    let exiting = task(981, "hurt", 5322, 968);
+    assert_eq!(kill.group, [sibling(957, "sh", 4), sibling(980, "hurt", 21_244 + 1896), exiting]);
+}
+
+#[test]
 fn limits_of_cgroup_v1_at_the_container_and_at_the_pod() {
     let pod = "/labtest/kubepods/burstable/pod0b9f0f3c-6d9f-4a7b-9c52-3f8a1f7e2d10";
     for (recording, limit, victim, pid, seq) in [

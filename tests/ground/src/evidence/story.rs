@@ -1,7 +1,7 @@
 //! What an agent served, understood: the input of every judgement. Pure.
 
 use jiff::Timestamp;
-use nodewhy_proto::{Event, Finding, NodeInfo, State};
+use nodewhy_proto::{Event, EventBody, Finding, NodeInfo, State};
 use serde::de::DeserializeOwned;
 
 use super::{Answer, Heard, Served, Stream};
@@ -35,12 +35,19 @@ pub struct Asked<T> {
 impl Story {
     /// All of it.
     pub fn of(served: &Served) -> Story {
+        let mut story = Story::without_states(served);
+        for answer in &served.state {
+            story.take_state(answer);
+        }
+        story.holes.sort();
+        story
+    }
+
+    /// All but the states, which are nearly all there is to understand: for whoever needs no reading.
+    pub fn without_states(served: &Served) -> Story {
         let mut story = Story::default();
         for answer in &served.node {
             story.take_node(answer);
-        }
-        for answer in &served.state {
-            story.take_state(answer);
         }
         for answer in &served.findings {
             story.take_findings(answer);
@@ -76,7 +83,11 @@ impl Story {
         match &heard.what {
             Stream::Opened { .. } => {}
             Stream::Lost { why } => self.holes.push((received, format!("/api/v1/events: {why}"))),
-            Stream::Event { data, .. } => match serde_json::from_str(data) {
+            Stream::Event { data, .. } => match serde_json::from_str::<Event>(data) {
+                Ok(Event { body: EventBody::Unknown, source, .. }) => {
+                    let why = format!("an event of {source} is of a kind that this program does not know");
+                    self.holes.push((received, why));
+                }
                 Ok(said) => self.events.push(Asked { asked: received, received, said }),
                 Err(error) => self.holes.push((received, format!("an event is not understood: {error}"))),
             },
@@ -104,5 +115,111 @@ impl Story {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::tests::at;
+    use super::super::{Said, Stream};
+    use super::*;
+
+    fn answer(second: i64, status: u16, body: impl ToString) -> Answer {
+        let said = Said::Body { status, body: body.to_string() };
+        Answer { asked: at(second * 1000), received: at(second * 1000 + 7), said }
+    }
+
+    fn info(boot_id: Option<&str>) -> Value {
+        json!({
+            "id": {"name": "node", "boot_id": boot_id}, "now": at(0), "uptime_seconds": 100.0,
+            "agent": {"version": "0.1.0", "started": at(0), "host_root": "/"},
+        })
+    }
+
+    fn heard(millis: i64, what: Stream) -> Heard {
+        Heard { received: at(millis), what }
+    }
+
+    fn event(millis: i64, body: &Value) -> Heard {
+        let mut event = json!({
+            "id": "boot/1", "cursor": "1-1", "at": at(0), "boot_seconds": 100.0, "source": "agent",
+        });
+        event.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
+        heard(millis, Stream::Event { id: Some("1-1".to_owned()), data: event.to_string() })
+    }
+
+    #[test]
+    fn what_was_served_is_understood_and_keeps_the_harness_s_times() {
+        let stepped = json!({"kind": "clock_stepped", "seconds": -3600.0});
+        let served = Served {
+            node: vec![
+                answer(0, 200, info(None)),
+                answer(1, 200, info(Some("first"))),
+                answer(9, 200, info(Some("second"))),
+            ],
+            state: vec![answer(2, 200, json!({"node": "node", "now": at(2000), "collectors": {}}))],
+            findings: vec![answer(3, 200, "[]")],
+            // Told again after a reconnect: both stand here.
+            events: vec![heard(0, Stream::Opened { after: None }), event(10, &stepped), event(20, &stepped)],
+            ..Served::default()
+        };
+        let story = Story::of(&served);
+        assert_eq!(story.holes, []);
+        let without = Story::without_states(&served);
+        assert_eq!(without, Story { states: vec![], ..story.clone() });
+        assert_eq!(story.first_boot(), Some("first"));
+        assert_eq!((story.states[0].asked, story.states[0].received), (at(2000), at(2007)));
+        assert_eq!(story.findings[0].said, []);
+        let times: Vec<_> = story.events.iter().map(|event| (event.asked, event.received)).collect();
+        assert_eq!(times, [(at(10), at(10)), (at(20), at(20))]);
+        assert_eq!(story.events[0].said.body, EventBody::ClockStepped { seconds: -3600.0 });
+        let near = |millis| story.info_near(at(millis)).unwrap().said.id.boot_id.clone();
+        assert_eq!(
+            [near(-5), near(1500), near(6000)],
+            [None, Some("first".to_owned()), Some("second".to_owned())]
+        );
+    }
+
+    #[test]
+    fn what_was_not_answered_or_not_understood_is_a_hole_and_nothing_else() {
+        let silent =
+            Answer { said: Said::Hole { error: "no answer in 2 s".to_owned() }, ..answer(4, 200, "") };
+        let served = Served {
+            node: vec![answer(6, 503, "starting"), answer(7, 200, "{}")],
+            state: vec![silent],
+            findings: vec![answer(5, 200, "[{}]")],
+            events: vec![
+                heard(1, Stream::Lost { why: "the stream ended".to_owned() }),
+                heard(2, Stream::Event { id: None, data: "{\"kind\":".to_owned() }),
+                event(3, &json!({"kind": "of_a_newer_agent"})),
+            ],
+            ..Served::default()
+        };
+        let story = Story::of(&served);
+        assert!(
+            story.infos.is_empty()
+                && story.states.is_empty()
+                && story.findings.is_empty()
+                && story.events.is_empty()
+        );
+        assert_eq!(story.first_boot(), None);
+        let said: Vec<&str> = story.holes.iter().map(|(_, why)| why.as_str()).collect();
+        let expected = [
+            "the stream ended",
+            "EOF",
+            "kind",
+            "/api/v1/state: no answer in 2 s",
+            "/api/v1/findings",
+            "503",
+            "/api/v1/node",
+        ];
+        assert_eq!(said.len(), expected.len(), "{said:?}");
+        for (why, names) in said.iter().zip(expected) {
+            assert!(why.contains(names), "{why:?} names {names:?}");
+        }
+        // In order of time, whatever was asked.
+        assert!(story.holes.is_sorted());
     }
 }
