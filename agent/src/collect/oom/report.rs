@@ -286,7 +286,7 @@ impl Joiner {
             return;
         };
         if open.told {
-            joined.push(Joined::Member { of: open.kill.mark.seq, task });
+            joined.push(Joined::Member { of: open.kill.mark.id, task });
         } else if kill.group.len() < GROUP {
             kill.group.push(task);
         }
