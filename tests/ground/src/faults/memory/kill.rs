@@ -72,7 +72,7 @@ fn nanos(line: &str) -> Option<i64> {
     let (stamp, _) = line.strip_prefix('[')?.split_once(']')?;
     let (seconds, micros) = stamp.trim().split_once('.')?;
     let seconds: i64 = seconds.parse().ok()?;
-    Some(seconds.checked_mul(1_000_000)?.checked_add(micros.parse().ok()?)?.checked_mul(1000)?)
+    seconds.checked_mul(1_000_000)?.checked_add(micros.parse().ok()?)?.checked_mul(1000)
 }
 
 /// The kernel log has a clock of its own: a mark that is written into it now tells how far that is from the others.
