@@ -285,16 +285,18 @@ pub static EVICTION: Fault = Fault {
     ..Fault::USUAL
 };
 
-/// The kernel kills only when what is free and what it could reclaim is less than this, or when reclaim gives nothing
-/// any more. With Debian's 44 MiB the node's programs are read in and dropped again for a minute before that, which is
-/// another fault ([`THRASH`]). Real nodes are set up so, too.
+/// While reclaim gives a page now and then, the kernel kills nobody: for a minute and more the programs of a node without
+/// swap are read in and dropped again, which is another fault ([`THRASH`]). The multi-generational LRU can be told to
+/// kill sooner: when pages that were used in the last second would have to go.
 fn kills_soon(node: &Node) -> anyhow::Result<()> {
-    node.write("/proc/sys/vm/min_free_kbytes", "131072").map(drop)
+    node.write("/sys/kernel/mm/lru_gen/enabled", "y")?;
+    node.write("/sys/kernel/mm/lru_gen/min_ttl_ms", "1000").map(drop)
 }
 
 /// As it was.
 fn kills_late(node: &Node) -> anyhow::Result<()> {
-    node.write("/proc/sys/vm/min_free_kbytes", "45056").map(drop)
+    node.write("/sys/kernel/mm/lru_gen/min_ttl_ms", "0")?;
+    node.write("/sys/kernel/mm/lru_gen/enabled", "n").map(drop)
 }
 
 /// A pod of no class that hurts.
