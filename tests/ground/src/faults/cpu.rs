@@ -82,10 +82,12 @@ pub static BLOCKED_TASKS: Fault = Fault {
              mkfs.ext4 -q -O ^has_journal /dev/mapper/blocked
              mkdir -p /run/blocked
              mount /dev/mapper/blocked /run/blocked")?;
-        node.hurt("blocked", "", &format!("--seconds 300 blocked --count {BLOCKED} --dir /run/blocked"))?;
+        // Not frozen and not flushed: each waits for its own I/O. Suspended before they come, or 450 writers would keep
+        // the processors busy until then.
         let since = node.clocks()?;
-        // Not frozen and not flushed: each waits for its own I/O.
         node.sh("dmsetup suspend --nolockfs --noflush blocked")?;
+        let blocked = format!("--seconds 300 blocked --count {BLOCKED} --dir /run/blocked --ready-first");
+        node.hurt("blocked", "", &blocked)?;
         let mut states = String::new();
         node.until(Duration::from_secs(30), "most of the 450 are in D", |node| {
             states =

@@ -50,10 +50,7 @@ pub static GROUP: Fault = Fault {
     inject: |node| {
         let hurt = "/opt/ground/hurt memory --mib 100 --rate-mib-per-second 10";
         let mut pod = hog("grow-together", "");
-        // Waits for the setting, which containerd 1.6 does not hand on from the kubelet.
-        let script =
-            format!("while [ ! -e /opt/ground/grow ]; do sleep 0.1; done; {hurt} & {hurt} & {hurt} & wait");
-        pod["command"] = json!(["/bin/sh", "-c", script]);
+        pod["command"] = json!(["/bin/sh", "-c", format!("{hurt} & {hurt} & {hurt} & wait")]);
         pod["qos"] = json!("burstable");
         pod["memory_request_bytes"] = json!(32 * MIB);
         // One container: its limit is its pod's, and the pause container, which is in the pod too, makes the pod's
@@ -61,17 +58,12 @@ pub static GROUP: Fault = Fault {
         pod["memory_limit_bytes"] = json!(64 * MIB);
         pod["pod_memory_limit_bytes"] = json!(64 * MIB);
         let cgroup = text(&node.pod(&pod)?, "/cgroup")?;
-        node.write(&format!("/sys/fs/cgroup{cgroup}/memory.oom.group"), "1")?;
-        node.write("/var/lib/ground/grow", "")?;
         let task = format!("task_memcg={cgroup},task=hurt");
         let injected = kill::wait(node, &["constraint=CONSTRAINT_MEMCG", &task])?;
         let said = node.sh("dmesg | grep -A 4 'memory.oom.group set'")?;
         Ok(injected.proven("dmesg", said))
     },
-    undo: |node| {
-        node.sh("rm -f /var/lib/ground/grow")?;
-        node.remove_pod("grow-together")
-    },
+    undo: |node| node.remove_pod("grow-together"),
     hold: Duration::from_secs(10),
     ..Fault::USUAL
 };
@@ -105,10 +97,14 @@ pub static POD: Fault = Fault {
     subject: (SubjectKind::Pod, "default/grows"),
     sees: &[Sees::of("oom", What::OomKill(Role::Pod)), NODE_OUT_OF_MEMORY],
     inject: |node| {
+        kills_soon(node)?;
         node.pod(&hog("grows", "memory --mib 2000 --rate-mib-per-second 100"))?;
         kill::wait(node, &["constraint=CONSTRAINT_NONE", "global_oom", "task=hurt"])
     },
-    undo: |node| node.remove_pod("grows"),
+    undo: |node| {
+        kills_late(node)?;
+        node.remove_pod("grows")
+    },
     hold: Duration::from_secs(10),
     each_time: true,
     ..Fault::USUAL
@@ -127,6 +123,7 @@ pub static KUBELET: Fault = Fault {
         Sees::of("kubelet", What::Finding("kubelet_absent")),
     ],
     inject: |node| {
+        kills_soon(node)?;
         // The stand-in leaks nothing: a process of the same name takes its place in its unit.
         let leaks =
             "/var/lib/ground/hurt name kubelet -- memory --mib 2000 --rate-mib-per-second 100 --ready-first";
@@ -135,6 +132,7 @@ pub static KUBELET: Fault = Fault {
         kill::wait(node, &["global_oom", "task_memcg=/system.slice/kubelet.service,task=kubelet"])
     },
     undo: |node| {
+        kills_late(node)?;
         node.remove_drop_in("kubelet")?;
         node.sh("systemctl restart kubelet").map(drop)
     },
@@ -157,6 +155,7 @@ pub static RUNTIME: Fault = Fault {
         Sees::of("runtime", What::Finding("runtime_refused")),
     ],
     inject: |node| {
+        kills_soon(node)?;
         let pid = node.pid("containerd")?;
         node.write(&format!("/proc/{pid}/oom_score_adj"), "0")?;
         // Slow at the end: what containerd's death frees must last until the hog's.
@@ -175,6 +174,7 @@ pub static RUNTIME: Fault = Fault {
         kill::wait(node, &["global_oom", "task_memcg=/system.slice/containerd.service,task=containerd"])
     },
     undo: |node| {
+        kills_late(node)?;
         node.heal("hog")?;
         node.sh("systemctl start containerd").map(drop)
     },
@@ -190,6 +190,7 @@ pub static CNI_AGENT: Fault = Fault {
     subject: (SubjectKind::Cni, "calico-node"),
     sees: &[Sees::of("oom", What::OomKill(Role::Cni)), SYSTEM_PROCESS_KILLED, NODE_OUT_OF_MEMORY],
     inject: |node| {
+        kills_soon(node)?;
         node.hurt(
             "calico-node",
             "",
@@ -197,7 +198,10 @@ pub static CNI_AGENT: Fault = Fault {
         )?;
         kill::wait(node, &["global_oom", "task=calico-node"])
     },
-    undo: |node| node.heal("calico-node"),
+    undo: |node| {
+        kills_late(node)?;
+        node.heal("calico-node")
+    },
     hold: Duration::from_secs(15),
     ..Fault::USUAL
 };
@@ -280,6 +284,20 @@ pub static EVICTION: Fault = Fault {
     each_time: true,
     ..Fault::USUAL
 };
+
+/// While reclaim gives a page now and then, the kernel kills nobody: for a minute and more the programs of a node without
+/// swap are read in and dropped again, which is another fault ([`THRASH`]). The multi-generational LRU can be told to
+/// kill sooner: when pages that were used in the last second would have to go.
+fn kills_soon(node: &Node) -> anyhow::Result<()> {
+    node.write("/sys/kernel/mm/lru_gen/enabled", "y")?;
+    node.write("/sys/kernel/mm/lru_gen/min_ttl_ms", "1000").map(drop)
+}
+
+/// As it was.
+fn kills_late(node: &Node) -> anyhow::Result<()> {
+    node.write("/sys/kernel/mm/lru_gen/min_ttl_ms", "0")?;
+    node.write("/sys/kernel/mm/lru_gen/enabled", "n").map(drop)
+}
 
 /// A pod of no class that hurts.
 fn hog(name: &str, arguments: &str) -> Value {
