@@ -292,11 +292,16 @@ pub static ETCD_FSYNC_SLOW: Fault = Fault {
         // The log's form since 3.5.
         node.drop_in("etcd", "Environment=ETCD_LOGGER=zap")?;
         node.sh("systemctl start etcd")?;
-        // base64, as etcd's gateway wants it: key, value.
-        node.write("/run/put.json", r#"{"key": "a2V5", "value": "dmFsdWU="}"#)?;
+        // base64, as etcd's gateway wants it: key, value. Debian's static busybox crashes when it posts.
+        let put = r#"{"key":"a2V5","value":"dmFsdWU="}"#;
+        let length = put.len();
+        node.write(
+            "/run/put",
+            &format!("POST /v3/kv/put HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{put}"),
+        )?;
         node.sh(
-            "systemd-run --quiet --collect --unit=writer sh -c 'while :; do \
-             busybox wget -q -T 30 -O /dev/null --post-file /run/put.json http://127.0.0.1:2379/v3/kv/put || sleep 1; done'",
+            "systemd-run --quiet --collect --unit=writer bash -c \
+             'while :; do { cat /run/put >&3; cat <&3 >/dev/null; } 3<>/dev/tcp/127.0.0.1/2379 || sleep 1; done'",
         )?;
         node.until(Duration::from_secs(30), "etcd writes what it is given", |node| {
             Ok(node.output(&format!("{ETCD_FSYNC} | grep -q '_count [1-9][0-9]'"))?.code == 0)

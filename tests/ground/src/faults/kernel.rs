@@ -11,7 +11,9 @@ use crate::machine::RAMOOPS_ADDRESS;
 use crate::node::Node;
 
 const NODE: (SubjectKind, &str) = (SubjectKind::Node, "ground");
-const MODULE: &str = "/var/lib/ground/lockup.ko";
+/// The module's files: see `module/lockup.c`.
+const SPIN: &str = "/sys/module/lockup/parameters/spin";
+const STUCK: &str = "/sys/module/lockup/parameters/stuck";
 const STOP: &str = "/sys/module/lockup/parameters/stop";
 const THRESHOLD: &str = "/proc/sys/kernel/watchdog_thresh";
 const HUNG_AFTER: &str = "/proc/sys/kernel/hung_task_timeout_secs";
@@ -29,8 +31,8 @@ pub static HUNG_TASKS: Fault = Fault {
     sees: &[Sees::of("oom", What::KernelMessage("hung_task"))],
     inject: |node| {
         node.write(HUNG_AFTER, "10")?;
-        let since = node.clocks()?;
-        node.sh(&format!("insmod {MODULE} stuck=50 seconds=300"))?;
+        node.sh("insmod /var/lib/ground/lockup.ko")?;
+        let since = node.write(STUCK, "50")?;
         Ok(Injected::since(since)
             .proven("tasks in D", node.sh(IN_D)?)
             .proven("/proc/loadavg", node.read("/proc/loadavg")?)
@@ -59,8 +61,9 @@ pub static SOFT_LOCKUP: Fault = Fault {
     inject: |node| {
         node.write(THRESHOLD, "4")?;
         node.write(STALL_AFTER, "10")?;
-        let since = node.clocks()?;
-        node.sh(&format!("insmod {MODULE} spin=60"))?;
+        // The channel stays off the processor that is locked up: a real-time task that is woken there would wait.
+        node.sh("insmod /var/lib/ground/lockup.ko; taskset -a -c -p 0 $(pgrep -x guest)")?;
+        let since = node.write(SPIN, "60")?;
         std::thread::sleep(Duration::from_secs(3));
         Ok(Injected::since(since)
             .proven("ps of the thread", node.sh("ps -C spin -o pid,stat,psr,time,comm")?))
