@@ -141,11 +141,13 @@ pub static POWER_CUT: Fault = Fault {
 /// An orderly reboot.
 pub static REBOOT: Fault = Fault {
     name: "reboot",
-    about: "systemctl reboot",
+    about: "the node's pods are removed, as a drain does, and it is rebooted by systemctl",
     cause: "panic_or_reboot",
     subject: NODE,
     sees: &[Sees::of("agent", What::Rebooted)],
     inject: |node| {
+        // A program that is its namespace's first ignores SIGTERM: its scope would be waited for, for 90 s.
+        node.sh("for pod in web batch database; do /usr/lib/ground/pods remove $pod shop; done")?;
         node.settle()?;
         let before = node.boot_id()?;
         let since = node.clocks()?;
