@@ -1,29 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-// Locks up a processor (spin=SECONDS), or leaves kernel threads in uninterruptible sleep (stuck=THREADS, for
-// seconds=SECONDS). Both end early when Y is written to /sys/module/lockup/parameters/stop.
+// Harm of the kernel's own, by its files in /sys/module/lockup/parameters: SECONDS written to `spin` lock up the last
+// processor, a number written to `stuck` leaves so many threads in uninterruptible sleep for ten minutes, and Y written
+// to `stop` ends both.
 #include <linux/delay.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/wait.h>
 
-static int spin, stuck, seconds = 60;
+static int spin, stuck;
 static bool stop;
 static DECLARE_WAIT_QUEUE_HEAD(stopped);
-
-static int stop_set(const char *text, const struct kernel_param *param)
-{
-	int error = param_set_bool(text, param);
-
-	wake_up_all(&stopped);
-	return error;
-}
-
-static const struct kernel_param_ops stop_ops = { .set = stop_set, .get = param_get_bool };
-
-module_param(spin, int, 0444);
-module_param(stuck, int, 0444);
-module_param(seconds, int, 0444);
-module_param_cb(stop, &stop_ops, &stop, 0644);
 
 // No preemption: the watchdog's thread never gets this processor.
 static int spinning(void *unused)
@@ -40,18 +26,52 @@ static int spinning(void *unused)
 // One sleep, not many short ones: a task that ran in between is not hung to the kernel.
 static int sleeping(void *unused)
 {
-	wait_event_timeout(stopped, READ_ONCE(stop), seconds * HZ);
+	wait_event_timeout(stopped, READ_ONCE(stop), 600 * HZ);
 	return 0;
 }
 
+static int spin_set(const char *text, const struct kernel_param *param)
+{
+	struct task_struct *thread;
+	int error = param_set_int(text, param);
+
+	if (error)
+		return error;
+	thread = kthread_create(spinning, NULL, "spin");
+	if (IS_ERR(thread))
+		return PTR_ERR(thread);
+	kthread_bind(thread, num_online_cpus() - 1);
+	wake_up_process(thread);
+	return 0;
+}
+
+static int stuck_set(const char *text, const struct kernel_param *param)
+{
+	int i, error = param_set_int(text, param);
+
+	for (i = 0; !error && i < stuck; i++)
+		error = PTR_ERR_OR_ZERO(kthread_run(sleeping, NULL, "stuck/%d", i));
+	return error;
+}
+
+static int stop_set(const char *text, const struct kernel_param *param)
+{
+	int error = param_set_bool(text, param);
+
+	wake_up_all(&stopped);
+	return error;
+}
+
+static const struct kernel_param_ops spin_ops = { .set = spin_set, .get = param_get_int };
+static const struct kernel_param_ops stuck_ops = { .set = stuck_set, .get = param_get_int };
+static const struct kernel_param_ops stop_ops = { .set = stop_set, .get = param_get_bool };
+
+module_param_cb(spin, &spin_ops, &spin, 0644);
+module_param_cb(stuck, &stuck_ops, &stuck, 0644);
+module_param_cb(stop, &stop_ops, &stop, 0644);
+
 static int __init lockup_init(void)
 {
-	int i;
-
-	for (i = 0; i < stuck; i++)
-		kthread_run(sleeping, NULL, "stuck/%d", i);
-	if (spin)
-		kthread_run(spinning, NULL, "spin");
 	return 0;
 }
 

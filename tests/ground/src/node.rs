@@ -404,8 +404,9 @@ impl Node {
     /// # Errors
     /// The runtime, or an agent, does not come up.
     pub fn resume(&self) -> anyhow::Result<()> {
-        let up = "systemctl is-active containerd kubelet nodewhy-agent";
-        self.until(LONG, "containerd, kubelet and the agent's unit are active", |node| {
+        // is-active is content with one of those that it is asked for.
+        let up = "for unit in containerd kubelet nodewhy-agent; do systemctl is-active $unit; done; /usr/lib/ground/pods list";
+        self.until(LONG, "containerd answers, kubelet and the agent's unit are active", |node| {
             Ok(node.output(up)?.code == 0)
         })?;
         // The runtime knows the sandbox of the boot before, and keeps its name taken.

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use nodewhy_guest::channel::Clocks;
 use nodewhy_proto::SubjectKind;
 
@@ -61,6 +62,7 @@ fn fill(node: &Node, file: &str) -> anyhow::Result<Injected> {
     ))?;
     let df = node.sh(&format!("df -B1 {file}"))?;
     let write = node.says(&format!("dd if=/dev/zero of={file}.more bs=4k count=8 2>&1 || rm {file}.more"))?;
+    ensure!(write.contains("No space left"), "there is room still: {df}{write}");
     Ok(Injected::since(since).proven("df -B1", df).proven("writing 32 KiB more", write))
 }
 
@@ -81,7 +83,10 @@ pub static INODES_EXHAUSTED: Fault = Fault {
         node.sh(&make("16"))?;
         let since = node.clocks()?;
         node.sh(&make("0"))?;
+        let touch = node.says(&format!("touch {MANY}/one-more || true"))?;
+        ensure!(touch.contains("No space left"), "there are inodes still: {touch}");
         Ok(Injected::since(since)
+            .proven("touch", touch)
             .proven("df -i", node.sh(&format!("df -i {MANY}"))?)
             .proven("df -B1", node.sh(&format!("df -B1 {MANY}"))?)
             .proven("making a pod", unlucky(node)))
@@ -106,7 +111,7 @@ pub static READONLY_BY_ERROR: Fault = Fault {
     inject: |node| {
         let since = table(node, "error")?;
         provoke(node)?;
-        Ok(broken(node, Injected::since(since), "dm-0")?.proven("making a pod", unlucky(node)))
+        Ok(broken(node, Injected::since(since), "dm-0", READ_ONLY)?.proven("making a pod", unlucky(node)))
     },
     undo: linear,
     each_time: true,
@@ -128,7 +133,7 @@ pub static READONLY_BY_FLAKEY: Fault = Fault {
         // Up for 0 s, down for an hour.
         let since = table(node, "flakey /dev/vdb 0 0 3600 1 error_writes")?;
         provoke(node)?;
-        broken(node, Injected::since(since), "dm-0")
+        broken(node, Injected::since(since), "dm-0", READ_ONLY)
     },
     undo: linear,
     ..Fault::USUAL
@@ -150,7 +155,7 @@ pub static SCSI_ERRORS: Fault = Fault {
         // 0x10: transport errors; every command.
         node.sh(&format!("echo 0x10 > {SCSI_DEBUG}/opts; echo 1 > {SCSI_DEBUG}/every_nth"))?;
         node.says(&format!("cd {VOLUME}; echo b > b; sync -f .; touch c; true"))?;
-        broken(node, Injected::since(since), "sda")
+        broken(node, Injected::since(since), "sda", READ_ONLY)
     },
     undo: end_volume,
     each_time: true,
@@ -167,13 +172,14 @@ pub static SCSI_MEDIUM_ERROR: Fault = Fault {
     inject: |node| {
         volume(node)?;
         node.sh(&format!(
-            "dd if=/dev/zero of={VOLUME}/file bs=1M count=30 2>/dev/null; sync; echo 1 > /proc/sys/vm/drop_caches"
+            "dd if=/dev/zero of={VOLUME}/file bs=1M count=34 2>/dev/null; sync; echo 1 > /proc/sys/vm/drop_caches"
         ))?;
-        // 2: medium errors, at the sectors from 0x1234 on.
+        // 2: medium errors, at the sectors that were named when the disk was made.
         node.sh(&format!("echo 2 > {SCSI_DEBUG}/opts"))?;
         let since = node.clocks()?;
         let read = node.says(&format!("dd if={VOLUME}/file of=/dev/null bs=64k 2>&1 || true"))?;
-        Ok(broken(node, Injected::since(since), "sda")?.proven("reading the file", read))
+        Ok(broken(node, Injected::since(since), "sda", "critical medium error")?
+            .proven("reading the file", read))
     },
     undo: end_volume,
     ..Fault::USUAL
@@ -277,7 +283,7 @@ pub static ROOT_HUNG: Fault = Fault {
 /// A disk that is too slow for etcd.
 pub static ETCD_FSYNC_SLOW: Fault = Fault {
     name: "etcd-fsync-slow",
-    about: "etcd runs on a disk of its own, and is written to; then each write of that disk takes 1.2 s (dm-delay)",
+    about: "etcd runs on a disk of its own, and is written to; then each write of that disk takes 0.5 s (dm-delay), and a flush of its log many of them",
     cause: "etcd_slow_disk",
     subject: (SubjectKind::Process, "etcd"),
     sees: &[Sees::of("pressure", What::Finding("io_stalled"))],
@@ -292,17 +298,22 @@ pub static ETCD_FSYNC_SLOW: Fault = Fault {
         // The log's form since 3.5.
         node.drop_in("etcd", "Environment=ETCD_LOGGER=zap")?;
         node.sh("systemctl start etcd")?;
-        // base64, as etcd's gateway wants it: key, value.
-        node.write("/run/put.json", r#"{"key": "a2V5", "value": "dmFsdWU="}"#)?;
+        // base64, as etcd's gateway wants it: key, value. Debian's static busybox crashes when it posts.
+        let put = r#"{"key":"a2V5","value":"dmFsdWU="}"#;
+        let length = put.len();
+        node.write(
+            "/run/put",
+            &format!("POST /v3/kv/put HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{put}"),
+        )?;
         node.sh(
-            "systemd-run --quiet --collect --unit=writer sh -c 'while :; do \
-             busybox wget -q -T 30 -O /dev/null --post-file /run/put.json http://127.0.0.1:2379/v3/kv/put || sleep 1; done'",
+            "systemd-run --quiet --collect --unit=writer bash -c \
+             'while :; do { cat /run/put >&3; cat <&3 >/dev/null; } 3<>/dev/tcp/127.0.0.1/2379 || sleep 1; done'",
         )?;
         node.until(Duration::from_secs(30), "etcd writes what it is given", |node| {
             Ok(node.output(&format!("{ETCD_FSYNC} | grep -q '_count [1-9][0-9]'"))?.code == 0)
         })?;
         let calm = node.sh(ETCD_FSYNC)?;
-        let since = etcd_delay(node, 1200)?;
+        let since = etcd_delay(node, 500)?;
         node.until(Duration::from_secs(30), "etcd says that its disk is slow", |node| {
             Ok(node.output("journalctl -u etcd -o cat --no-pager | grep -q 'slow fdatasync'")?.code == 0)
         })?;
@@ -341,6 +352,7 @@ pub(super) const IN_D: &str = "ps -eLo stat,pid,comm,wchan:32 | grep '^D' || tru
 /// Where a pod's volume is mounted, by the kubelet's habit.
 const VOLUME: &str =
     "/var/lib/kubelet/pods/6c1d6c1a-0000-4000-8000-00000000d15c/volumes/kubernetes.io~csi/data/mount";
+const READ_ONLY: &str = "Remounting filesystem read-only";
 const SCSI_DEBUG: &str = "/sys/bus/pseudo/drivers/scsi_debug";
 
 /// Another table for containerd's disk; the clocks just before.
@@ -362,13 +374,12 @@ fn provoke(node: &Node) -> anyhow::Result<()> {
     node.says("cd /var/lib/containerd; echo b > b; sync -f .; touch c; true").map(drop)
 }
 
-fn broken(node: &Node, injected: Injected, device: &str) -> anyhow::Result<Injected> {
-    Ok(injected
-        .proven(
-            "dmesg",
-            node.sh(&format!("dmesg | grep {device} | grep -iE 'error|abort|read-only' | tail -n 12"))?,
-        )
-        .proven("/proc/mounts", node.sh(&format!("grep -E 'mapper/data|{device}' /proc/mounts"))?))
+fn broken(node: &Node, injected: Injected, device: &str, sign: &str) -> anyhow::Result<Injected> {
+    let said =
+        node.sh(&format!("dmesg | grep {device} | grep -iE 'error|abort|read-only' | tail -n 12 || true"))?;
+    ensure!(said.contains(sign), "the kernel did not say {sign:?} of {device}: {said}");
+    let mounts = node.sh(&format!("grep -E 'mapper/data|{device}' /proc/mounts"))?;
+    Ok(injected.proven("dmesg", said).proven("/proc/mounts", mounts))
 }
 
 fn unlucky(node: &Node) -> String {
@@ -377,7 +388,7 @@ fn unlucky(node: &Node) -> String {
 
 fn volume(node: &Node) -> anyhow::Result<()> {
     node.sh(&format!(
-        "modprobe scsi_debug dev_size_mb=48; i=0; until [ -b /dev/sda ]; do i=$((i+1)); [ $i -lt 50 ]; sleep 0.2; done; \
+        "modprobe scsi_debug dev_size_mb=48 medium_error_start=60000; i=0; until [ -b /dev/sda ]; do i=$((i+1)); [ $i -lt 50 ]; sleep 0.2; done; \
          mkfs.ext4 -q /dev/sda; mkdir -p {VOLUME}; mount -o errors=remount-ro /dev/sda {VOLUME}; echo a > {VOLUME}/a; sync"
     ))
     .map(drop)

@@ -11,7 +11,9 @@ use crate::machine::RAMOOPS_ADDRESS;
 use crate::node::Node;
 
 const NODE: (SubjectKind, &str) = (SubjectKind::Node, "ground");
-const MODULE: &str = "/var/lib/ground/lockup.ko";
+/// The module's files: see `module/lockup.c`.
+const SPIN: &str = "/sys/module/lockup/parameters/spin";
+const STUCK: &str = "/sys/module/lockup/parameters/stuck";
 const STOP: &str = "/sys/module/lockup/parameters/stop";
 const THRESHOLD: &str = "/proc/sys/kernel/watchdog_thresh";
 const HUNG_AFTER: &str = "/proc/sys/kernel/hung_task_timeout_secs";
@@ -29,8 +31,8 @@ pub static HUNG_TASKS: Fault = Fault {
     sees: &[Sees::of("oom", What::KernelMessage("hung_task"))],
     inject: |node| {
         node.write(HUNG_AFTER, "10")?;
-        let since = node.clocks()?;
-        node.sh(&format!("insmod {MODULE} stuck=50 seconds=300"))?;
+        node.sh("insmod /var/lib/ground/lockup.ko")?;
+        let since = node.write(STUCK, "50")?;
         Ok(Injected::since(since)
             .proven("tasks in D", node.sh(IN_D)?)
             .proven("/proc/loadavg", node.read("/proc/loadavg")?)
@@ -59,8 +61,9 @@ pub static SOFT_LOCKUP: Fault = Fault {
     inject: |node| {
         node.write(THRESHOLD, "4")?;
         node.write(STALL_AFTER, "10")?;
-        let since = node.clocks()?;
-        node.sh(&format!("insmod {MODULE} spin=60"))?;
+        // The channel stays off the processor that is locked up: a real-time task that is woken there would wait.
+        node.sh("insmod /var/lib/ground/lockup.ko; taskset -a -c -p 0 $(pgrep -x guest)")?;
+        let since = node.write(SPIN, "60")?;
         std::thread::sleep(Duration::from_secs(3));
         Ok(Injected::since(since)
             .proven("ps of the thread", node.sh("ps -C spin -o pid,stat,psr,time,comm")?))
@@ -138,16 +141,22 @@ pub static POWER_CUT: Fault = Fault {
 /// An orderly reboot.
 pub static REBOOT: Fault = Fault {
     name: "reboot",
-    about: "systemctl reboot",
+    about: "the node's pods are removed, as a drain does, and it is rebooted by systemctl",
     cause: "panic_or_reboot",
     subject: NODE,
     sees: &[Sees::of("agent", What::Rebooted)],
     inject: |node| {
+        // A program that is its namespace's first ignores SIGTERM: its scope would be waited for, for 90 s.
+        node.sh("for pod in web batch database; do /usr/lib/ground/pods remove $pod shop; done")?;
         node.settle()?;
         let before = node.boot_id()?;
         let since = node.clocks()?;
-        // It ends before there could be an answer.
-        drop(node.guest()?.start(&["systemctl", "--no-block", "reboot"])?);
+        // The channel's server may be stopped before it answers: the new boot is the proof.
+        let asked =
+            node.guest()?.run_for(&["systemctl", "--no-block", "reboot"], b"", Duration::from_secs(10));
+        if let Ok(output) = asked {
+            output.text().map_err(anyhow::Error::msg)?;
+        }
         node.rebooted(&before, BOOT)?;
         let proof = format!("{before} -> {}", node.boot_id()?);
         node.resume()?;
@@ -170,10 +179,12 @@ fn panic(node: &mut Node) -> anyhow::Result<(Clocks, String)> {
     node.settle()?;
     let before = node.boot_id()?;
     let since = node.clocks()?;
-    // There can be no answer to this.
-    let last = node.guest()?.start(&["/bin/sh", "-c", "echo c > /proc/sysrq-trigger"])?;
+    // There can be no answer to this. Whoever begins a conversation ends what is under way: not before it was done.
+    let client = node.guest()?.clone();
+    let crash = std::thread::spawn(move || client.write("/proc/sysrq-trigger", 0o200, b"c"));
+    std::thread::sleep(Duration::from_secs(2));
     node.rebooted(&before, BOOT)?;
-    drop(last);
+    anyhow::ensure!(crash.join().is_ok_and(|written| written.is_err()), "the kernel did not panic");
     let proof = format!("{before} -> {}", node.boot_id()?);
     node.resume()?;
     Ok((since, proof))
