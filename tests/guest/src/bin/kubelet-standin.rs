@@ -5,7 +5,8 @@
 //!
 //! `kubelet ADDRESS FILE [ADDRESS FILE …]`: each FILE is a whole recorded response, which is the answer to every request
 //! on its ADDRESS, whatever is asked for. Text above the response, each line of it after a `#`, says what the file
-//! stands for and what not; it is not sent. A file without it is the bare recording.
+//! stands for and what not; it is not sent. A file without it is the bare recording. Flags (`--config=…`) are those of a
+//! kubelet: whoever looks at its command line finds them, and nothing here reads them.
 
 #![expect(clippy::disallowed_methods, reason = "it reads its own recordings")]
 
@@ -17,7 +18,8 @@ use std::thread;
 use anyhow::{Context, bail, ensure};
 
 fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let (pairs, rest) = arguments.as_chunks::<2>();
     ensure!(!pairs.is_empty() && rest.is_empty(), "usage: kubelet ADDRESS FILE [ADDRESS FILE …]");
     // All of them are bound before the first is served: it is there whole, or not at all.
