@@ -110,7 +110,7 @@ pub static READONLY_BY_ERROR: Fault = Fault {
     ],
     inject: |node| {
         let since = table(node, "error")?;
-        provoke(node)?;
+        provoke(node, "/var/lib/containerd")?;
         Ok(broken(node, Injected::since(since), "dm-0", READ_ONLY)?.proven("making a pod", unlucky(node)))
     },
     undo: linear,
@@ -132,7 +132,7 @@ pub static READONLY_BY_FLAKEY: Fault = Fault {
         node.sh("modprobe dm_flakey")?;
         // Up for 0 s, down for an hour.
         let since = table(node, "flakey /dev/vdb 0 0 3600 1 error_writes")?;
-        provoke(node)?;
+        provoke(node, "/var/lib/containerd")?;
         broken(node, Injected::since(since), "dm-0", READ_ONLY)
     },
     undo: linear,
@@ -154,7 +154,7 @@ pub static SCSI_ERRORS: Fault = Fault {
         let since = node.clocks()?;
         // 0x10: transport errors; every command.
         node.sh(&format!("echo 0x10 > {SCSI_DEBUG}/opts; echo 1 > {SCSI_DEBUG}/every_nth"))?;
-        node.says(&format!("cd {VOLUME}; echo b > b; sync -f .; touch c; true"))?;
+        provoke(node, VOLUME)?;
         broken(node, Injected::since(since), "sda", READ_ONLY)
     },
     undo: end_volume,
@@ -369,15 +369,16 @@ fn linear(node: &mut Node) -> anyhow::Result<()> {
     table(node, "linear /dev/vdb 0").map(drop)
 }
 
-/// ext4 meets the error when its journal is written.
-fn provoke(node: &Node) -> anyhow::Result<()> {
-    node.says("cd /var/lib/containerd; echo b > b; sync -f .; touch c; true").map(drop)
+/// ext4 meets the error when it writes its journal, and acts on it when something writes next.
+fn provoke(node: &Node, folder: &str) -> anyhow::Result<()> {
+    node.says(&format!("set +e; cd {folder}; echo b > b; sync -f .; touch c; touch d")).map(drop)
 }
 
 fn broken(node: &Node, injected: Injected, device: &str, sign: &str) -> anyhow::Result<Injected> {
-    let said =
-        node.sh(&format!("dmesg | grep {device} | grep -iE 'error|abort|read-only' | tail -n 12 || true"))?;
-    ensure!(said.contains(sign), "the kernel did not say {sign:?} of {device}: {said}");
+    node.until(Duration::from_secs(15), &format!("the kernel says {sign:?} of {device}"), |node| {
+        Ok(node.output(&format!("dmesg | grep {device} | grep -q '{sign}'"))?.code == 0)
+    })?;
+    let said = node.sh(&format!("dmesg | grep {device} | grep -iE 'error|abort|read-only' | tail -n 12"))?;
     let mounts = node.sh(&format!("grep -E 'mapper/data|{device}' /proc/mounts"))?;
     Ok(injected.proven("dmesg", said).proven("/proc/mounts", mounts))
 }
