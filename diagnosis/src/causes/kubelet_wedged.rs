@@ -59,8 +59,12 @@ fn check(case: &Case, node: &NodeCase) -> Answer {
 
 fn yes(case: &Case, node: &NodeCase, finding: &Finding, what: &str, remedy: Vec<String>) -> Answer {
     let silent = lease_stale_since(node, finding.began, case.window.to);
-    let signals = 1 + usize::from(silent.is_some());
+    // What a stopped kubelet leads to by itself: it is told here, and is a second look at the same fault.
+    let health = ["kubelet_healthz_hung", "kubelet_healthz_failing"];
+    let health = health.iter().find_map(|name| standing(node, name)).filter(|health| health.id != finding.id);
+    let signals = 1 + usize::from(silent.is_some()) + usize::from(health.is_some());
     let mut because = told(finding);
+    because.extend(health.into_iter().flat_map(told));
     because.extend(silent);
     Answer::Yes(Holding {
         subject: finding.subject.clone(),
@@ -102,6 +106,17 @@ mod tests {
         assert!(stopped.remedy[0].contains("kill -CONT"));
         let silent = well().found("kubelet", "kubelet_healthz_hung", Kubelet, "kubelet", 10);
         assert_eq!(silent.yes(&CAUSE).certainty, 0.8);
+    }
+
+    /// As in the proving ground: a stopped kubelet's health endpoint hangs some seconds later, and is no riddle then.
+    #[test]
+    fn a_stopped_one_whose_health_endpoint_hangs_is_told_with_both() {
+        let stopped = well().found("kubelet", "kubelet_stopped", Kubelet, "kubelet", 10);
+        let both = stopped.found("kubelet", "kubelet_healthz_hung", Kubelet, "kubelet", 5);
+        let alone = well().found("kubelet", "kubelet_stopped", Kubelet, "kubelet", 10).yes(&CAUSE);
+        let both = both.yes(&CAUSE);
+        assert!(both.because.len() > alone.because.len(), "{:?}", both.because);
+        assert!(both.certainty > alone.certainty);
     }
 
     #[test]
