@@ -1,4 +1,4 @@
-use nodewhy_proto::Finding;
+use nodewhy_proto::{EventBody, Finding};
 
 use crate::signs::{
     RUNTIME_GONE, SILENCED, against, certainty_by, lease_stale_since, silence, standing, told,
@@ -50,11 +50,29 @@ fn check(case: &Case, node: &NodeCase) -> Answer {
     match unwell.iter().find_map(|name| standing(node, name)) {
         // A runtime that can't be looked at may be what holds it up.
         Some(unwell) => match silence(node, &["runtime"]) {
+            // The ping goes over TCP: a kernel that drops packets of new connections loses it on loopback too.
+            Ok(()) if drops_packets(node) => Answer::CannotTell {
+                missing: vec![
+                    "whether the kubelet itself is silent: the kernel says that it drops packets of new connections, \
+                     and the kubelet's ping is one"
+                        .to_owned(),
+                ],
+            },
             Ok(()) => yes(case, node, unwell, "the kubelet is alive and unwell", Vec::new()),
             Err(missing) => Answer::CannotTell { missing },
         },
         None => quiet(node),
     }
+}
+
+/// The kernel said so within the case's window: its conntrack or neighbour table was full.
+fn drops_packets(node: &NodeCase) -> bool {
+    node.events.known().into_iter().flatten().any(|event| match &event.body {
+        EventBody::KernelMessage(message) => {
+            ["conntrack_table_full", "neighbor_table_overflow"].contains(&message.pattern.as_str())
+        }
+        _ => false,
+    })
 }
 
 fn yes(case: &Case, node: &NodeCase, finding: &Finding, what: &str, remedy: Vec<String>) -> Answer {
@@ -96,9 +114,12 @@ fn quiet(node: &NodeCase) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::CAUSE;
     use crate::made::*;
     use nodewhy_proto::SubjectKind::{Kubelet, Runtime};
+    use nodewhy_proto::{EventBody, KernelMessage};
 
     #[test]
     fn a_stopped_one_is_yes_and_so_is_a_silent_one_beside_a_runtime_that_is_well() {
@@ -117,6 +138,20 @@ mod tests {
         let both = both.yes(&CAUSE);
         assert!(both.because.len() > alone.because.len(), "{:?}", both.because);
         assert!(both.certainty > alone.certainty);
+    }
+
+    /// As in the proving ground: with conntrack full, the kubelet's ping on loopback is dropped, and the kubelet is well.
+    #[test]
+    fn a_ping_that_the_kernel_may_have_dropped_accuses_nobody() {
+        let full = EventBody::KernelMessage(KernelMessage {
+            pattern: "conntrack_table_full".to_owned(),
+            fields: BTreeMap::new(),
+            line: "nf_conntrack: nf_conntrack: table full, dropping packet".to_owned(),
+            kmsg_seq: Some(900),
+            count: 1,
+        });
+        let hung = well().found("kubelet", "kubelet_healthz_hung", Kubelet, "kubelet", 10);
+        assert!(hung.happened("kmsg/900", 12, "oom", full).cannot_tell(&CAUSE).contains("drops packets"));
     }
 
     #[test]
