@@ -9,7 +9,7 @@ use nix::libc::SIGKILL;
 use nodewhy_proto::{Role, SubjectKind};
 use serde_json::{Value, json};
 
-use crate::fault::{Fault, Injected, Sees, What};
+use crate::fault::{Expect, Fault, Injected, Sees, What};
 use crate::node::Node;
 
 const MIB: u64 = 1 << 20;
@@ -23,6 +23,7 @@ pub static CONTAINER: Fault = Fault {
     cause: "memcg_oom_container",
     subject: (SubjectKind::Pod, "default/grows"),
     sees: &[Sees::of("oom", What::OomKill(Role::Pod))],
+    diagnosed: Expect::Holds,
     inject: |node| {
         let mut pod = hog("grows", "memory --mib 200 --rate-mib-per-second 40");
         pod["qos"] = json!("burstable");
@@ -47,6 +48,7 @@ pub static GROUP: Fault = Fault {
     cause: "memcg_oom_container",
     subject: (SubjectKind::Pod, "default/grow-together"),
     sees: &[Sees::of("oom", What::OomKill(Role::Pod))],
+    diagnosed: Expect::Holds,
     inject: |node| {
         let hurt = "/opt/ground/hurt memory --mib 100 --rate-mib-per-second 10";
         let mut pod = hog("grow-together", "");
@@ -96,6 +98,7 @@ pub static POD: Fault = Fault {
     cause: "global_oom_pod",
     subject: (SubjectKind::Pod, "default/grows"),
     sees: &[Sees::of("oom", What::OomKill(Role::Pod)), NODE_OUT_OF_MEMORY],
+    diagnosed: Expect::Holds,
     inject: |node| {
         kills_soon(node)?;
         node.pod(&hog("grows", "memory --mib 2000 --rate-mib-per-second 100"))?;
@@ -122,6 +125,7 @@ pub static KUBELET: Fault = Fault {
         NODE_OUT_OF_MEMORY,
         Sees::of("kubelet", What::Finding("kubelet_absent")),
     ],
+    diagnosed: Expect::Root,
     inject: |node| {
         kills_soon(node)?;
         // The stand-in leaks nothing: a process of the same name takes its place in its unit.
@@ -154,6 +158,7 @@ pub static RUNTIME: Fault = Fault {
         NODE_OUT_OF_MEMORY,
         Sees::of("runtime", What::Finding("runtime_refused")),
     ],
+    diagnosed: Expect::Root,
     inject: |node| {
         kills_soon(node)?;
         let pid = node.pid("containerd")?;
@@ -189,6 +194,7 @@ pub static CNI_AGENT: Fault = Fault {
     cause: "oom_kills_runtime_or_cni",
     subject: (SubjectKind::Cni, "calico-node"),
     sees: &[Sees::of("oom", What::OomKill(Role::Cni)), SYSTEM_PROCESS_KILLED, NODE_OUT_OF_MEMORY],
+    diagnosed: Expect::Holds,
     inject: |node| {
         kills_soon(node)?;
         node.hurt(
@@ -213,6 +219,7 @@ pub static CNI_AGENT_LIMIT: Fault = Fault {
     cause: "oom_kills_runtime_or_cni",
     subject: (SubjectKind::Cni, "kindnetd"),
     sees: &[Sees::of("oom", What::OomKill(Role::Cni)), SYSTEM_PROCESS_KILLED],
+    diagnosed: Expect::Holds,
     inject: |node| {
         let mut pod = hog("kindnet", "name kindnetd -- memory --mib 200 --rate-mib-per-second 40");
         pod["qos"] = json!("guaranteed");
@@ -268,6 +275,7 @@ pub static EVICTION: Fault = Fault {
     cause: "memory_pressure",
     subject: (SubjectKind::Node, "ground"),
     sees: &[Sees::of("memory", What::Finding("memory_available_low"))],
+    diagnosed: Expect::Holds,
     inject: |node| {
         let more = kubelet_available(node)?.saturating_sub(240 * MIB) / MIB;
         let since = node.clocks()?;

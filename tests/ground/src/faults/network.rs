@@ -11,7 +11,7 @@ use nix::libc::SIGKILL;
 use nodewhy_proto::SubjectKind;
 
 use super::tasks::harm;
-use crate::fault::{Fault, Injected};
+use crate::fault::{Expect, Fault, Injected};
 use crate::node::Node;
 
 const API: (SubjectKind, &str) = (SubjectKind::Kubelet, "10.99.0.1:6443");
@@ -30,6 +30,7 @@ pub static API_UNREACHABLE: Fault = Fault {
     subject: API,
     sees: &[],
     unseen: UNSEEN,
+    diagnosed: Expect::NotYet("it is concluded from the API's facts, by exclusion, and there are none here"),
     inject: |node| {
         api_server(node, "")?;
         kubelet_connection(node)?;
