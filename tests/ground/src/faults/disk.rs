@@ -238,7 +238,7 @@ pub static HUNG: Fault = Fault {
             .proven("/proc/pressure/io", node.read("/proc/pressure/io")?))
     },
     undo: |node| {
-        node.sh("dmsetup resume data")?;
+        node.sh("dmsetup resume --noudevsync data")?;
         node.sh(END_WRITER)?;
         node.write("/proc/sys/kernel/hung_task_timeout_secs", "120").map(drop)
     },
@@ -342,7 +342,7 @@ fn etcd_delay(node: &Node, milliseconds: u32) -> anyhow::Result<Clocks> {
     let since = node.clocks()?;
     node.sh(&format!(
         "{ETCD_DISK}; dmsetup suspend --nolockfs etcd; \
-         dmsetup reload etcd --table \"0 $(blockdev --getsz $l) delay $l 0 0 $l 0 {milliseconds}\"; dmsetup resume etcd"
+         dmsetup reload etcd --table \"0 $(blockdev --getsz $l) delay $l 0 0 $l 0 {milliseconds}\"; dmsetup resume --noudevsync etcd"
     ))?;
     Ok(since)
 }
@@ -355,11 +355,11 @@ const VOLUME: &str =
 const READ_ONLY: &str = "Remounting filesystem read-only";
 const SCSI_DEBUG: &str = "/sys/bus/pseudo/drivers/scsi_debug";
 
-/// Another table for containerd's disk; the clocks just before.
+/// Another table for containerd's disk; the clocks just before. udev is not waited for: it reads the slow disk.
 fn table(node: &Node, target: &str) -> anyhow::Result<Clocks> {
     let since = node.clocks()?;
     node.sh(&format!(
-        "dmsetup suspend --nolockfs data; dmsetup reload data --table \"0 $(blockdev --getsz /dev/vdb) {target}\"; dmsetup resume data"
+        "dmsetup suspend --nolockfs data; dmsetup reload data --table \"0 $(blockdev --getsz /dev/vdb) {target}\"; dmsetup resume --noudevsync data"
     ))?;
     Ok(since)
 }
