@@ -21,7 +21,7 @@ pub static CONTAINER: Fault = Fault {
     name: "oom-container",
     about: "a container grows past its own limit of 64 MiB; its pod has a higher one",
     cause: "memcg_oom_container",
-    subject: (SubjectKind::Pod, "default/grows"),
+    subject: (SubjectKind::Container, "grows"),
     sees: &[Sees::of("oom", What::OomKill(Role::Pod))],
     diagnosed: Expect::Holds,
     inject: |node| {
