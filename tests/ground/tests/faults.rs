@@ -25,10 +25,18 @@ macro_rules! each_time {
 }
 
 each_time! {
+    oom_container => "oom-container",
+    oom_kubelet => "oom-kubelet",
+    memory_available_low => "memory-available-low",
+    disk_dead => "disk-dead",
+    disk_hung => "disk-hung",
+    power_cut => "power-cut",
+    clock_forward => "clock-forward",
     containerd_dead => "containerd-dead",
     containerd_hung => "containerd-hung",
     cni_config_missing => "cni-config-missing",
     cni_dir_removed => "cni-dir-removed",
+    conntrack_full => "conntrack-full",
     kubelet_killed => "kubelet-killed",
     kubelet_hung => "kubelet-hung",
 }

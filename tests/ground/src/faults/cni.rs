@@ -21,6 +21,8 @@ pub static CONFIG_MISSING: Fault = Fault {
         Sees::of("runtime", What::Finding("runtime_network_not_ready")),
     ],
     diagnosed: Expect::Root,
+    // The fault restarts containerd, so for seconds there was none.
+    also: &["containerd_dead"],
     inject: |node| {
         let since = node.clocks()?;
         node.sh(&format!("mv {FILE} /var/lib/ground/conflist.kept; systemctl restart containerd"))?;
@@ -40,6 +42,7 @@ pub static CONFIG_INVALID: Fault = Fault {
     subject: (SubjectKind::Cni, "00-broken.conflist"),
     sees: &[Sees::of("cni", What::Finding("cni_config_invalid"))],
     diagnosed: Expect::Root,
+    also: &["containerd_dead"],
     inject: |node| {
         let since = node.clocks()?;
         node.sh(&format!("head -c 100 {FILE} > /etc/cni/net.d/00-broken.conflist; mv {FILE} /var/lib/ground/conflist.kept; \

@@ -229,7 +229,6 @@ pub static NEIGHBOURS: Fault = Fault {
         .map(drop)
     },
     hold: Duration::from_secs(15),
-    each_time: true,
     ..Fault::USUAL
 };
 

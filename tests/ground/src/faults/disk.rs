@@ -158,7 +158,6 @@ pub static SCSI_ERRORS: Fault = Fault {
         broken(node, Injected::since(since), "sda", READ_ONLY)
     },
     undo: end_volume,
-    each_time: true,
     ..Fault::USUAL
 };
 

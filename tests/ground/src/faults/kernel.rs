@@ -43,7 +43,6 @@ pub static HUNG_TASKS: Fault = Fault {
         node.write(HUNG_AFTER, "120").map(drop)
     },
     hold: Duration::from_secs(40),
-    each_time: true,
     ..Fault::USUAL
 };
 
@@ -74,7 +73,6 @@ pub static SOFT_LOCKUP: Fault = Fault {
         node.write(THRESHOLD, "10").map(drop)
     },
     hold: Duration::from_secs(40),
-    each_time: true,
     ..Fault::USUAL
 };
 
@@ -94,7 +92,6 @@ pub static PANIC_WITH_PSTORE: Fault = Fault {
     },
     undo: |_| Ok(()),
     hold: Duration::from_secs(10),
-    each_time: true,
     ..Fault::USUAL
 };
 

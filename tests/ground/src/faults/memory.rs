@@ -109,7 +109,6 @@ pub static POD: Fault = Fault {
         node.remove_pod("grows")
     },
     hold: Duration::from_secs(10),
-    each_time: true,
     ..Fault::USUAL
 };
 

@@ -118,6 +118,8 @@ pub static CNI_DIR_REMOVED: Fault = Fault {
     diagnosed: Expect::NotYet(
         "this containerd (1.6) goes on without the folder; the cause is of newer ones, which stop",
     ),
+    // A folder that is gone holds no configuration, and this containerd says so.
+    also: &["cni_config_missing"],
     inject: |node| {
         let since = node.clocks()?;
         node.sh("mv /etc/cni/net.d /var/lib/ground/net.d")?;

@@ -36,7 +36,6 @@ pub static PIDS_OF_A_POD: Fault = Fault {
     },
     undo: |node| node.remove_pod("forker"),
     hold: Duration::from_secs(15),
-    each_time: true,
     ..Fault::USUAL
 };
 
@@ -121,7 +120,6 @@ pub static FILES_OF_THE_NODE: Fault = Fault {
         node.heal("files")
     },
     hold: Duration::from_secs(15),
-    each_time: true,
     ..Fault::USUAL
 };
 
