@@ -4,6 +4,8 @@
 #   make test   every test
 #   make ground FAULT=NAME   one fault in a virtual machine, and what the agent saw of it (without FAULT: their list)
 #   make ground-all          every fault; keeps the evidence and writes docs/proving-ground.md anew
+#   make ground-fire         how late the agent's ticks are while the node is dying, beside node_exporter and a shell loop
+#   make ground-pod, make ground-bare    what a container changes; that the agent loads nothing
 #   make bench  the figures of docs/PERFORMANCE.md, each asserted
 #   make agent  the agent as it is shipped: one static file
 #   make lint   format, clippy, dependencies: all blocking
@@ -71,9 +73,14 @@ ground-ready:
 ground: ground-ready
 	@$(TARGET)/debug/ground $(if $(FAULT),run $(FAULT),list)
 
+# What a container changes; that the agent loads nothing; how late its ticks are while the node is dying.
+.PHONY: ground-pod ground-bare ground-fire
+ground-pod ground-bare ground-fire: ground-%: ground-ready
+	@$(TARGET)/debug/ground $*
+
 .PHONY: ground-all
 ground-all: ground-ready
-	@$(TARGET)/debug/ground all --keep
+	@$(TARGET)/debug/ground all --keep --jobs 2
 	NODEWHY_BLESS=1 cargo test -q --locked -p nodewhy-ground --test table
 
 .PHONY: bench

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::evidence::{Evidence, Story, Way};
 use crate::fault::Fault;
+use crate::pod::CHANGES;
 use crate::seen::{self, Sign, figure};
 
 const INTRO: &str = "\
@@ -57,7 +58,25 @@ pub fn page(
         let columns = if verdicts.is_empty() { 5 } else { 6 };
         page.push_str(&format!("\n## {group}\n\n{}\n{notes}", table(&rows, columns)));
     }
-    page
+    page + &changes()
+}
+
+/// What a container changes: a test tries each of it in the agent's own container, and holds what is said there against
+/// this list.
+fn changes() -> String {
+    let mut text = String::from(
+        "\n## What a container changes\n\nTried inside the agent's own container, with its rights (`make ground-pod`): \
+         not privileged, a cgroup namespace of its own, a read-only root, the host's PID and network namespaces, \
+         seccomp's and AppArmor's defaults, and the capabilities of `agent-pod.json`. SELinux is not on this node.\n\n",
+    );
+    for change in CHANGES {
+        let said = change.says.iter().map(|says| format!("`{}`", says.trim())).collect::<Vec<_>>().join(", ");
+        text.push_str(&format!("- {}.\n  Said there: {said}\n", change.what));
+    }
+    text.push_str(
+        "- a socket that is mounted as a file goes stale when the runtime restarts; in a folder that is mounted it does not.\n",
+    );
+    text
 }
 
 /// One run, judged.
