@@ -216,7 +216,13 @@ async fn remove(client: &Client, name: &str, namespace: &str) -> anyhow::Result<
     for pod in found {
         for (container_id, _) in containers(client, &pod.sandbox).await? {
             let stop = StopContainerRequest { container_id: container_id.clone(), timeout: GRACE_SECONDS };
-            let _: Nothing = client.call("StopContainer", stop).await?;
+            // A container that ends by itself at this moment takes its shim along: «ttrpc: closed». A kubelet asks again.
+            let mut tries = 0;
+            while let Err(error) = client.call::<_, Nothing>("StopContainer", stop.clone()).await {
+                tries += 1;
+                ensure!(tries < 5, "{error:#}");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
             let _: Nothing = client.call("RemoveContainer", ContainerId { container_id }).await?;
         }
         let sandbox = PodSandboxId { pod_sandbox_id: pod.sandbox.clone() };
