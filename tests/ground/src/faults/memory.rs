@@ -46,7 +46,7 @@ pub static GROUP: Fault = Fault {
     name: "oom-group",
     about: "three processes of a container grow past their pod's limit; its memory.oom.group is set, as a kubelet sets it",
     cause: "memcg_oom_container",
-    subject: (SubjectKind::Pod, "default/grow-together"),
+    subject: (SubjectKind::Container, "grow-together"),
     sees: &[Sees::of("oom", What::OomKill(Role::Pod))],
     diagnosed: Expect::Holds,
     inject: |node| {
