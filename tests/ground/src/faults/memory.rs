@@ -236,18 +236,20 @@ pub static CNI_AGENT_LIMIT: Fault = Fault {
 /// No kill, no log line, and nothing goes on.
 pub static THRASH: Fault = Fault {
     name: "memory-thrash",
-    about: "programs read a file that does not fit into the memory that is left, again and again: no swap, no OOM kill",
+    about: "programs read a file that does not fit into the memory that is left, again and again, from a disk of 4 MiB a second: no swap, no OOM kill",
     cause: "memory_thrash",
     subject: (SubjectKind::Node, "ground"),
     sees: &[Sees::of("pressure", What::Finding("memory_thrash"))],
     inject: |node| {
         let before = kill::kills(node)?;
-        let anon = available_mib(node)?.saturating_sub(120);
+        let anon = available_mib(node)?.saturating_sub(110);
         node.hurt(
             "thrash",
             "",
             &format!("thrash --file /var/lib/ground/thrash --mib 200 --anon-mib {anon} --threads 8"),
         )?;
+        // The virtual disk is as fast as the memory of the machine that runs it; a cloud's is not.
+        node.machine()?.throttle("virtio0", 4 << 20)?;
         let since = node.clocks()?;
         node.until(Duration::from_secs(60), "memory full avg10 is above 20", |node| {
             Ok(full_avg10(&node.read("/proc/pressure/memory")?)? > 20.0)
@@ -260,6 +262,7 @@ pub static THRASH: Fault = Fault {
             .proven("/proc/vmstat", refaults))
     },
     undo: |node| {
+        node.machine()?.throttle("virtio0", 0)?;
         node.heal("thrash")?;
         node.sh("rm -f /var/lib/ground/thrash").map(drop)
     },
