@@ -84,10 +84,11 @@ ground-all: ground-ready
 	NODEWHY_BLESS=1 cargo test -q --locked -p nodewhy-ground --test table
 
 .PHONY: bench
-bench:
+bench: ground-ready
 	@$(call install,$(BENCH_PACKAGES))
 	cargo build --profile dist --locked --workspace --bin nodewhy-agent --bin nodewhy --bin bench
-	@exec $(TARGET)/dist/bench
+	@$(TARGET)/dist/bench
+	@$(TARGET)/debug/ground fire
 
 .PHONY: agent
 agent:
