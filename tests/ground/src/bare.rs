@@ -2,7 +2,8 @@
 //! `iptables -L`, the first netlink question to conntrack, a `getsockopt`. So modules, tables and interfaces are compared
 //! before and after a full run of the agent, and each request of the kernel's for a module meanwhile is recorded.
 //!
-//! What is compared is read from files alone: `nft` and `iptables` would load what they ask for.
+//! What is compared is read from files: `nft` and `iptables` would load what they ask for. `nft` is asked only
+//! where its module is there already.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};

@@ -10,7 +10,7 @@
 //! | `…/state.zst` | `/api/v1/state` with the readings, each second |
 //! | `…/metrics.zst`, `…/findings.zst`, `…/readyz.zst` | `/metrics`, `/api/v1/findings`, `/readyz`, each 5 s |
 //! | `…/events.zst` | the stream `/api/v1/events`: each event as served, and where the stream was cut |
-//! | `kmsg.zst` | the raw records of /dev/kmsg, where the harness read them |
+//! | `kmsg.zst` | the lines of `dmesg --raw` at the run's end, where the node still answered |
 //!
 //! A `.zst` file is one zstd frame with a checksum (window of 64 MiB at most, so `zstd -dc` reads it). Inside, each line
 //! is a JSON document. The first is the header, `{"format":"nodewhy-evidence","version":1,"records":N}`; N records
@@ -64,7 +64,7 @@ pub struct Evidence {
     pub truth: Truth,
     /// What each agent served.
     pub agents: BTreeMap<Way, Served>,
-    /// Raw records of /dev/kmsg; `None` where nobody read them.
+    /// The kernel's log as `dmesg --raw` printed it at the run's end; `None` where nobody read it.
     pub kmsg: Option<Vec<String>>,
 }
 

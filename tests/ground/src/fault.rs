@@ -40,7 +40,7 @@ pub struct Fault {
 
 impl Fault {
     /// What most faults have. The two functions have no usual form: a fault that forgets one fails when it is run, and
-    /// a test runs no fault without a name, cause and sign.
+    /// a test lets none be without a name, a cause, and a sign or the reason why it has none.
     pub const USUAL: Fault = Fault {
         name: "",
         about: "",

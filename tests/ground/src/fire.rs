@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use nodewhy_proto::State;
 use serde::{Deserialize, Serialize};
 
@@ -86,13 +86,14 @@ pub fn under(ground: &Ground, fault: &Fault) -> anyhow::Result<Fire> {
     node.write("/run/scrape.stop", "")?;
     node.write("/run/loop.stop", "")?;
     node.until(Duration::from_secs(60), "the scraper has written what it saw", |node| {
-        Ok(node.output("test -s /run/scrape")?.code == 0)
+        Ok(node.output("! systemctl is-active -q scrape && test -s /run/scrape")?.code == 0)
     })?;
     let scraped = node.read("/run/scrape")?;
     let node_exporter = within(from, to, scraped.lines().filter_map(pair));
     let looped: Vec<f64> =
         node.read("/run/loop")?.lines().filter_map(|line| line.trim().parse().ok()).collect();
     let shell = within(from, to, grid(&looped, to).into_iter());
+    ensure!(node_exporter.ticks > 0 && shell.ticks > 0, "a peer left no ticks: {node_exporter:?}, {shell:?}");
     Ok(Fire { fault: fault.name.to_owned(), host, pod, node_exporter, shell })
 }
 
@@ -125,7 +126,7 @@ fn window(node: &Node) -> anyhow::Result<(f64, f64, Late, Late)> {
     let from = boot()?;
     let (host, pod) = (ticks(Way::Host)?, ticks(Way::Pod)?);
     std::thread::sleep(Duration::from_secs(SECONDS));
-    let (host, pod) = (between(&host, &ticks(Way::Host)?), between(&pod, &ticks(Way::Pod)?));
+    let (host, pod) = (between(&host, &ticks(Way::Host)?)?, between(&pod, &ticks(Way::Pod)?)?);
     Ok((from, boot()?, host, pod))
 }
 
@@ -161,25 +162,36 @@ fn within(from: f64, to: f64, ticks: impl Iterator<Item = (f64, f64)>) -> Late {
     sum
 }
 
-/// What came between two states.
-fn between(before: &State, after: &State) -> Late {
+/// What came between two states of one agent.
+///
+/// # Errors
+/// The agent was started anew meanwhile, a collector does not read what it read before, or ticks are missing: then it
+/// was not on time, whatever its counters say.
+fn between(before: &State, after: &State) -> anyhow::Result<Late> {
     let mut sum = Late::default();
-    for (name, collector) in &after.collectors {
-        let (Some(now), Some(was)) =
-            (&collector.ticks, before.collectors.get(name).and_then(|was| was.ticks.as_ref()))
+    for (name, was) in &before.collectors {
+        let now =
+            after.collectors.get(name).with_context(|| format!("{name} is not in the state any more"))?;
+        ensure!(
+            now.outcome.is_read() || !was.outcome.is_read(),
+            "{name} was read before, and now it is {:?}",
+            now.outcome
+        );
+        let (Some(was), Some(now)) = (&was.ticks, &now.ticks) else { continue };
+        let (Some(ticks), Some(late)) = (now.total.checked_sub(was.total), now.late.checked_sub(was.late))
         else {
-            continue;
+            bail!("{name} counts from the beginning: the agent was started anew");
         };
-        sum.ticks += now.total - was.total;
-        sum.late += now.late - was.late;
-        let new =
-            now.newest_late.iter().rev().take(usize::try_from(now.late - was.late).unwrap_or(usize::MAX));
-        for late in new {
+        ensure!(ticks + 2 >= SECONDS, "{name}: {ticks} ticks in {SECONDS} s: the agent was started anew");
+        sum.ticks += ticks;
+        sum.late += late;
+        for late in now.newest_late.iter().rev().take(usize::try_from(late).unwrap_or(usize::MAX)) {
             sum.longest_seconds = sum.longest_seconds.max(late.delay_seconds);
             sum.each.push((name.clone(), late.boot_seconds, late.delay_seconds));
         }
     }
-    sum
+    ensure!(sum.ticks > 0, "the agent's state has no ticks");
+    Ok(sum)
 }
 
 /// The figures, for people.

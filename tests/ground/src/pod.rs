@@ -45,8 +45,8 @@ pub static CHANGES: &[Change] = &[
     },
     Change {
         what: "a wait channel that may not be read is «0», the same as of a process that does not wait: no error tells",
-        script: "cat /host/proc/$(pidof kubelet)/wchan",
-        says: &["0"],
+        script: "echo wchan=$(cat /host/proc/$(pidof kubelet)/wchan).",
+        says: &["wchan=0."],
     },
     Change {
         what: "`readOnly` is not recursive: mounts beneath a read-only host folder stay writable",
@@ -55,13 +55,14 @@ pub static CHANGES: &[Change] = &[
     },
     Change {
         what: "`hostPID` shows every process, and /proc/1/net is the host's network, without setns",
-        script: "test $(ls -d /proc/[0-9]* | wc -l) -gt 50 && echo all processes; grep -c eth0 /host/proc/1/net/dev",
-        says: &["all processes", "1"],
+        script: "test $(ls -d /proc/[0-9]* | wc -l) -gt 50 && echo all processes; echo eth0=$(grep -c eth0 /host/proc/1/net/dev)",
+        says: &["all processes", "eth0=1"],
     },
     Change {
         what: "delay accounting is off (kernel.task_delayacct), run-queue delay in /proc/PID/schedstat is there",
-        script: "cat /proc/sys/kernel/task_delayacct; cat /host/proc/1/schedstat",
-        says: &["0\n"],
+        script: "echo delayacct=$(cat /proc/sys/kernel/task_delayacct).; grep -qE '^[1-9][0-9]* [1-9][0-9]* [1-9]' \
+                 /host/proc/1/schedstat && echo schedstat is there",
+        says: &["delayacct=0.", "schedstat is there"],
     },
     Change {
         what: "the container's root and the host's files can't be written",

@@ -13,7 +13,7 @@ const INTRO: &str = "\
 A virtual machine with a stock kernel of Debian's and cgroup v2 alone is broken on purpose, while the agent runs in it.
 What was done is known, so what the agent saw of it and what the diagnosis made of it can be judged.
 
-    make ground FAULT=containerd-hung    one fault, in under a minute, without keeping anything
+    make ground FAULT=containerd-hung    one fault, without keeping anything
     make ground-all                      all of them; keeps the evidence of each, and writes this page anew
 
 This page is generated from `tests/ground/src/faults.rs` and from the evidence in `tests/ground/evidence/`.
@@ -30,6 +30,11 @@ This page is generated from `tests/ground/src/faults.rs` and from the evidence i
   clock: for these they are counted until the sign was received from the agent. `cannot` means that an agent in a
   container has no way to see it; the text under the table says why. `not seen` is a failure. `not run` means that no
   evidence is kept. A state that held before the fault never counts.
+- **verdict** is what the diagnosis makes of each agent's evidence just before the fault was undone, without an API server:
+  the root cause and how sure it is, then what else holds. `no cause named`: the catalogue has no cause for it yet, or
+  none that takes Ready away.
+- A run takes 20 to 60 s once image and snapshot are made; a few take minutes (50,000 services, a saturated processor). All
+  of them take about half an hour, two at a time.
 - The machine is emulated, and two agents, the harness and the fault share two processors. Times are longer than on
   real hardware.
 ";

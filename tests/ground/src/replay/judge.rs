@@ -40,7 +40,7 @@ pub(super) fn line(verdict: &Verdict) -> String {
     let mut line = match verdict.roots.first() {
         Some(root) => format!("{}, sure {:.2}", root.cause, root.certainty),
         None => match verdict.conclusion {
-            Conclusion::Healthy if verdict.contributing.is_empty() => "nothing found".to_owned(),
+            Conclusion::Healthy if verdict.contributing.is_empty() => "no cause named".to_owned(),
             Conclusion::Healthy => "Ready is not at risk".to_owned(),
             Conclusion::NoCauseFound => "no cause found".to_owned(),
             Conclusion::Deadlock => "a deadlock".to_owned(),

@@ -215,21 +215,27 @@ async fn remove(client: &Client, name: &str, namespace: &str) -> anyhow::Result<
     ensure!(!found.is_empty(), "there is no pod {namespace}/{name}");
     for pod in found {
         for (container_id, _) in containers(client, &pod.sandbox).await? {
-            let stop = StopContainerRequest { container_id: container_id.clone(), timeout: GRACE_SECONDS };
-            // A container that ends by itself at this moment takes its shim along: «ttrpc: closed». A kubelet asks again.
+            // A container that ends by itself at this moment takes its shim along («ttrpc: closed»), or has ended and is
+            // not known to («is still running»). A kubelet asks again.
             let mut tries = 0;
-            while let Err(error) = client.call::<_, Nothing>("StopContainer", stop.clone()).await {
+            while let Err(error) = remove_container(client, &container_id).await {
                 tries += 1;
-                ensure!(tries < 5, "{error:#}");
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                ensure!(tries < 10, "{error:#}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            let _: Nothing = client.call("RemoveContainer", ContainerId { container_id }).await?;
         }
         let sandbox = PodSandboxId { pod_sandbox_id: pod.sandbox.clone() };
         let _: Nothing = client.call("StopPodSandbox", sandbox.clone()).await?;
         let _: Nothing = client.call("RemovePodSandbox", sandbox).await?;
         stop_slice(&pod.uid)?;
     }
+    Ok(())
+}
+
+async fn remove_container(client: &Client, id: &str) -> anyhow::Result<()> {
+    let stop = StopContainerRequest { container_id: id.to_owned(), timeout: GRACE_SECONDS };
+    let _: Nothing = client.call("StopContainer", stop).await?;
+    let _: Nothing = client.call("RemoveContainer", ContainerId { container_id: id.to_owned() }).await?;
     Ok(())
 }
 
