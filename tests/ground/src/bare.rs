@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use nodewhy_proto::State;
+use nodewhy_proto::{Outcome, State};
 use serde::Serialize;
 
 use crate::evidence::Way;
@@ -116,6 +116,9 @@ fn full_run(node: &Node, name: &'static str, ways: &[Way]) -> anyhow::Result<Bar
             for (collector, its) in &state.collectors {
                 // One that is late has been read too, or is overdue: it is not counted.
                 let on_time = its.ticks.as_ref().map_or(0, |ticks| ticks.total.saturating_sub(ticks.late));
+                // What fails has been asked too, but not read.
+                let is_read = matches!(its.outcome, Outcome::Read | Outcome::Absent { .. });
+                let on_time = if is_read { on_time } else { 0 };
                 reads.insert(format!("{} {collector}", way.folder()), on_time);
             }
             Ok(!state.collectors.is_empty() && reads.values().all(|count| *count >= READS))

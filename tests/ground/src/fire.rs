@@ -50,8 +50,8 @@ pub struct Late {
     pub ticks: u64,
     /// More than 250 ms late.
     pub late: u64,
-    /// The longest delay.
-    pub longest_seconds: f64,
+    /// The longest delay of a late tick; `None`: none was late.
+    pub longest_seconds: Option<f64>,
     /// Of the agent: each late tick, by collector: when since boot, and its delay.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub each: Vec<(String, f64, f64)>,
@@ -156,10 +156,16 @@ fn within(from: f64, to: f64, ticks: impl Iterator<Item = (f64, f64)>) -> Late {
     let mut sum = Late::default();
     for (_, delay) in ticks.filter(|(due, _)| (from..to).contains(due)) {
         sum.ticks += 1;
-        sum.late += u64::from(delay > 0.25);
-        sum.longest_seconds = sum.longest_seconds.max(delay);
+        if delay > 0.25 {
+            sum.late += 1;
+            sum.longest_seconds = longest(sum.longest_seconds, delay);
+        }
     }
     sum
+}
+
+fn longest(before: Option<f64>, delay: f64) -> Option<f64> {
+    Some(before.map_or(delay, |before| before.max(delay)))
 }
 
 /// What came between two states of one agent.
@@ -186,7 +192,7 @@ fn between(before: &State, after: &State) -> anyhow::Result<Late> {
         sum.ticks += ticks;
         sum.late += late;
         for late in now.newest_late.iter().rev().take(usize::try_from(late).unwrap_or(usize::MAX)) {
-            sum.longest_seconds = sum.longest_seconds.max(late.delay_seconds);
+            sum.longest_seconds = longest(sum.longest_seconds, late.delay_seconds);
             sum.each.push((name.clone(), late.boot_seconds, late.delay_seconds));
         }
     }
@@ -201,7 +207,8 @@ pub fn table(fires: &[Fire]) -> String {
     );
     for fire in fires {
         let cell = |late: &Late| {
-            format!("{:.1} % of {} ({:.2} s)", late.on_time() * 100.0, late.ticks, late.longest_seconds)
+            let longest = late.longest_seconds.map_or(String::new(), |longest| format!(" ({longest:.2} s)"));
+            format!("{:.1} % of {}{longest}", late.on_time() * 100.0, late.ticks)
         };
         let cells = [&fire.host, &fire.pod, &fire.node_exporter, &fire.shell].map(cell).join(" | ");
         // Writing to a string can't fail.
@@ -220,7 +227,12 @@ mod tests {
         assert_eq!(ticks.iter().map(|(due, _)| *due).collect::<Vec<_>>(), [11.0, 12.03, 13.03, 14.03]);
         let late = within(10.0, 20.0, ticks.into_iter());
         assert_eq!((late.ticks, late.late), (4, 3));
-        assert!((late.longest_seconds - 2.97).abs() < 1e-9);
+        assert!((late.longest_seconds.unwrap() - 2.97).abs() < 1e-9);
+        assert_eq!(
+            within(10.0, 11.5, [(11.0, 0.03)].into_iter()).longest_seconds,
+            None,
+            "no late tick is no delay of zero"
+        );
         assert!((late.on_time() - 0.25).abs() < 1e-9);
     }
 

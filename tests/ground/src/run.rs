@@ -7,8 +7,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use nix::fcntl::{Flock, FlockArg};
+use nodewhy_proto::Outcome;
 
 use crate::evidence::{Evidence, Software, Truth, Way};
 use crate::fault::Fault;
@@ -177,7 +178,7 @@ fn calm(watches: &BTreeMap<Way, Watch>) -> anyhow::Result<()> {
         ensure!(
             began.elapsed() < CALM_WITHIN,
             "the node was not calm before the fault within {CALM_WITHIN:?}: {}",
-            troubled.join("; ")
+            if troubled.is_empty() { "it had only just become so".to_owned() } else { troubled.join("; ") }
         );
         sleep(Duration::from_millis(200));
     }
@@ -187,13 +188,19 @@ fn calm(watches: &BTreeMap<Way, Watch>) -> anyhow::Result<()> {
 fn trouble(way: Way, watch: &Watch) -> Option<String> {
     watch.so_far(|story| {
         let name = way.folder();
-        let Some(state) = story.states.last() else { return Some(format!("{name}: no state yet")) };
+        // An agent that fell silent is not calm: its last words are old.
+        let recent = |received: Timestamp, within: i64| {
+            Timestamp::now().duration_since(received) <= SignedDuration::from_secs(within)
+        };
+        let state = story.states.last().filter(|state| recent(state.received, 4));
+        let Some(state) = state else { return Some(format!("{name}: no state in the last 4 s")) };
         for (collector, state) in &state.said.collectors {
-            if let nodewhy_proto::Outcome::Unknown | nodewhy_proto::Outcome::Stuck { .. } = state.outcome {
+            if !matches!(state.outcome, Outcome::Read | Outcome::Absent { .. }) {
                 return Some(format!("{name}: {collector}: {:?}", state.outcome));
             }
         }
-        let Some(findings) = story.findings.last() else { return Some(format!("{name}: no findings yet")) };
+        let findings = story.findings.last().filter(|findings| recent(findings.received, 8));
+        let Some(findings) = findings else { return Some(format!("{name}: no findings in the last 8 s")) };
         let active = findings.said.iter().find(|finding| finding.is_active())?;
         Some(format!("{name}: {}: {}", active.finding, active.summary))
     })
