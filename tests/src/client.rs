@@ -52,7 +52,11 @@ pub async fn events(socket: &Path, listen: Duration) -> anyhow::Result<Vec<Event
         .collect()
 }
 
-async fn open(socket: &Path, path: &str) -> anyhow::Result<Response<Incoming>> {
+/// GETs a path; the answer's head, whose body is still to come.
+///
+/// # Errors
+/// The socket can't be connected to, or what answers speaks no HTTP.
+pub async fn open(socket: &Path, path: &str) -> anyhow::Result<Response<Incoming>> {
     let stream =
         UnixStream::connect(socket).await.with_context(|| format!("connect to {}", socket.display()))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;

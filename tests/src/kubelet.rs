@@ -126,7 +126,10 @@ impl Drop for Kubelet {
 }
 
 /// The configuration that the real kubelet ran with, by its `/configz`. JSON is YAML.
-fn configuration(version: &str) -> anyhow::Result<String> {
+///
+/// # Errors
+/// The recording is missing, or is not what it was.
+pub fn configuration(version: &str) -> anyhow::Result<String> {
     let path = fixtures().join(format!("kubelet-{version}/kubelet-{version}-configz.json"));
     let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let mut document: serde_json::Value = serde_json::from_str(&text)?;

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
+use nodewhy_tests::kubelet::configuration;
+use nodewhy_tests::recording::fixtures;
 
 /// What the harness needs on the machine that runs it: a program, and Debian's package of it.
 pub const NEEDED: &[(&str, &str)] = &[
@@ -49,6 +51,9 @@ const PACKAGES: &[&str] = &[
 ];
 /// What builds a kernel module for it.
 const MODULE_PACKAGES: &[&str] = &["gcc", "linux-headers-cloud-amd64", "make"];
+
+/// The kubelet whose configuration and answers the node's stand-in has.
+const KUBELET: &str = "1.32.6";
 
 /// The modules without which no root disk is seen.
 const EARLY_MODULES: &[&str] = &["virtio_pci", "virtio_blk"];
@@ -204,9 +209,10 @@ fn key(suite: Suite, programs: &Programs, over: &Path) -> anyhow::Result<u64> {
         })?;
         bytes.hash(&mut hasher);
     }
-    for file in files(over)? {
-        (&file, fs::read(&file)?).hash(&mut hasher);
+    for file in files(over)?.into_iter().chain([healthz()]) {
+        (&file, fs::read(&file)?, fs::metadata(&file)?.permissions().mode()).hash(&mut hasher);
     }
+    configuration(KUBELET)?.hash(&mut hasher);
     Ok(hasher.finish())
 }
 
@@ -240,7 +246,6 @@ fn bootstrap(suite: Suite, what: &str, packages: &[&str]) -> anyhow::Result<Path
     // A mirror may lag behind by weeks: its signature still counts, its date does not.
     arguments.push("--aptopt=Acquire::Check-Valid-Until \"false\"");
     arguments.extend(["--dpkgopt=path-exclude=/usr/share/locale/*", suite.name(), part_text]);
-    // The same mirrors and keys as this machine's own apt, where it is of this suite; Debian's default otherwise.
     run("mmdebstrap", arguments)?;
     fs::rename(&part, &archive)?;
     Ok(archive)
@@ -273,12 +278,10 @@ fn make(folder: &Path, packages: &Path, programs: &Programs, over: &Path) -> any
         fs::copy(program, at(target)).with_context(|| format!("copy {}", program.display()))?;
         fs::set_permissions(at(target), fs::Permissions::from_mode(0o755))?;
     }
-    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/kubernetes/kubelet-1.32.6");
-    let healthz = recorded.join("kubelet-1.32.6-healthz-http.txt");
-    fs::copy(&healthz, at("usr/lib/ground/kubelet-healthz.txt"))?;
+    fs::copy(healthz(), at("usr/lib/ground/kubelet-healthz.txt"))?;
     fs::create_dir_all(at("var/lib/kubelet"))?;
-    fs::write(at("var/lib/kubelet/config.yaml"), kubelet_configuration(&recorded)?)?;
-    // A console without a password, for people: `ground shell`.
+    fs::write(at("var/lib/kubelet/config.yaml"), configuration(KUBELET)?)?;
+    // A console without a password, for people.
     let shadow = fs::read_to_string(at("etc/shadow"))?;
     let opened: Vec<String> = shadow
         .lines()
@@ -331,17 +334,9 @@ fn make(folder: &Path, packages: &Path, programs: &Programs, over: &Path) -> any
     run("mkfs.ext4", [OsStr::new("-q"), OsStr::new("-F"), OsStr::new("-d"), root, disk])
 }
 
-/// The configuration that the recorded kubelet ran with, by its `/configz`. JSON is YAML.
-fn kubelet_configuration(recorded: &Path) -> anyhow::Result<String> {
-    let text = fs::read_to_string(recorded.join("kubelet-1.32.6-configz.json"))?;
-    let mut document: serde_json::Value = serde_json::from_str(&text)?;
-    let config = document
-        .get_mut("kubeletconfig")
-        .and_then(serde_json::Value::as_object_mut)
-        .context("the recorded configz has no kubeletconfig")?;
-    config.insert("apiVersion".to_owned(), "kubelet.config.k8s.io/v1beta1".into());
-    config.insert("kind".to_owned(), "KubeletConfiguration".into());
-    Ok(serde_json::to_string_pretty(config)?)
+/// What the recorded kubelet's `/healthz` answered.
+fn healthz() -> PathBuf {
+    fixtures().join(format!("kubelet-{KUBELET}/kubelet-{KUBELET}-healthz-http.txt"))
 }
 
 fn only(folder: &Path) -> anyhow::Result<String> {

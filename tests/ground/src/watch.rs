@@ -10,12 +10,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::{Bytes, Incoming};
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use http_body_util::BodyExt;
 use jiff::Timestamp;
-use tokio::net::UnixStream;
+use nodewhy_tests::client::open;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -163,15 +160,6 @@ async fn ask(socket: &Path, path: &str) -> Answer {
 
 async fn within<T>(limit: Duration, what: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     timeout(limit, what).await.unwrap_or_else(|_| Err(anyhow!("no answer in {} s", limit.as_secs())))
-}
-
-async fn open(socket: &Path, path: &str) -> anyhow::Result<Response<Incoming>> {
-    let stream = UnixStream::connect(socket).await.context("connect")?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // It ends with the response's body.
-    tokio::spawn(connection);
-    let request = Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new())?;
-    Ok(sender.send_request(request).await?)
 }
 
 /// The event stream, opened again from where it was cut. Never ends.

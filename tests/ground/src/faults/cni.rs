@@ -1,11 +1,16 @@
 //! Faults of the container network: configuration, plugins, addresses, interfaces.
 
+use anyhow::bail;
 use nodewhy_proto::SubjectKind;
 
 use super::runtime::idle_pod;
 use crate::fault::{Expect, Fault, Injected, Sees, What};
+use crate::node::Node;
 
 const FILE: &str = "/etc/cni/net.d/10-ground.conflist";
+/// The one plugin of [`FILE`], as the runtime hands it to the plugin.
+const BRIDGE: &str = r#"{"cniVersion": "0.4.0", "name": "ground", "type": "bridge", "bridge": "cni0", "isGateway": true,
+    "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/28"}]], "routes": [{"dst": "0.0.0.0/0"}]}}"#;
 const LEASES: &str = "/var/lib/cni/networks/ground";
 /// A `/28`: 16 addresses less network, broadcast and gateway.
 const ADDRESSES: usize = 13;
@@ -66,8 +71,7 @@ pub static PLUGIN_MISSING: Fault = Fault {
     inject: |node| {
         let since = node.clocks()?;
         node.sh("mv /usr/lib/cni/bridge /var/lib/ground/bridge.kept")?;
-        let said =
-            node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
+        let said = refused(node)?;
         Ok(Injected::since(since).proven("making a pod", said))
     },
     undo: |node| node.sh("mv /var/lib/ground/bridge.kept /usr/lib/cni/bridge").map(drop),
@@ -83,6 +87,7 @@ pub static IPAM_EXHAUSTED: Fault = Fault {
     sees: &[],
     unseen: Some("the files of host-local's allocations are not read yet"),
     inject: |node| {
+        node.write("/var/lib/ground/bridge.json", BRIDGE)?;
         let since = node.clocks()?;
         // Real allocations of the real plugin, each for a network namespace that lives.
         node.sh(&format!(
@@ -90,8 +95,7 @@ pub static IPAM_EXHAUSTED: Fault = Fault {
              CNI_COMMAND=ADD CNI_CONTAINERID=full$i CNI_NETNS=/run/netns/full$i CNI_IFNAME=eth0 CNI_PATH=/usr/lib/cni \
              /usr/lib/cni/bridge < /var/lib/ground/bridge.json >/dev/null; done"
         ))?;
-        let said =
-            node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
+        let said = refused(node)?;
         Ok(Injected::since(since).proven("making one more pod", said))
     },
     undo: |node| {
@@ -119,8 +123,7 @@ pub static IPAM_LEAKED: Fault = Fault {
             "cd {LEASES}; for i in $(seq 2 14); do [ -e 10.88.0.$i ] || \
              printf '%064d\\r\\neth0' $i > 10.88.0.$i; done"
         ))?;
-        let said =
-            node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
+        let said = refused(node)?;
         Ok(Injected::since(since).proven("making one more pod", said))
     },
     undo: |node| node.sh(&format!("cd {LEASES}; grep -l '^00000' 10.* | xargs -r rm")).map(drop),
@@ -149,8 +152,7 @@ pub static AGENT_SOCKET_GONE: Fault = Fault {
             r#"{"cniVersion": "0.3.1", "name": "cilium", "plugins": [{"type": "cilium-cni", "enable-debug": false}]}"#,
         )?;
         std::thread::sleep(std::time::Duration::from_secs(1));
-        let said =
-            node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
+        let said = refused(node)?;
         Ok(Injected::since(since).proven("making a pod", said))
     },
     undo: |node| {
@@ -190,10 +192,17 @@ pub static NAMESPACE_NEVER_MADE: Fault = Fault {
     inject: |node| {
         let since = node.clocks()?;
         node.sh("mount -t tmpfs -o ro none /var/run/netns")?;
-        let said =
-            node.pod(&idle_pod("unlucky")).map_or_else(|error| format!("{error:#}"), |made| made.to_string());
+        let said = refused(node)?;
         Ok(Injected::since(since).proven("making a pod", said))
     },
     undo: |node| node.sh("umount /var/run/netns").map(drop),
     ..Fault::USUAL
 };
+
+/// What the runtime says when one more pod is made, which the fault must not let it make.
+fn refused(node: &Node) -> anyhow::Result<String> {
+    match node.pod(&idle_pod("unlucky")) {
+        Ok(made) => bail!("the fault does not hold: a pod was made: {made}"),
+        Err(error) => Ok(format!("{error:#}")),
+    }
+}

@@ -21,7 +21,7 @@ pub static KILLED: Fault = Fault {
         node.drop_in("kubelet", "Restart=no")?;
         let since = node.signal("kubelet", SIGKILL)?;
         Ok(Injected::since(since)
-            .proven("systemctl is-active kubelet", node.says("systemctl is-active kubelet")?))
+            .proven("systemctl is-active kubelet", node.sh("! systemctl is-active kubelet")?))
     },
     undo: |node| {
         node.remove_drop_in("kubelet")?;
@@ -43,7 +43,7 @@ pub static STOPPED: Fault = Fault {
         let since = node.clocks()?;
         node.sh("systemctl stop kubelet")?;
         Ok(Injected::since(since)
-            .proven("systemctl is-active kubelet", node.says("systemctl is-active kubelet")?))
+            .proven("systemctl is-active kubelet", node.sh("! systemctl is-active kubelet")?))
     },
     undo: |node| node.sh("systemctl start kubelet").map(drop),
     ..Fault::USUAL

@@ -20,7 +20,7 @@ pub static DEAD: Fault = Fault {
     inject: |node| {
         node.drop_in("containerd", "Restart=no")?;
         let since = node.signal("containerd", SIGKILL)?;
-        let active = node.says("systemctl is-active containerd")?;
+        let active = node.sh("! systemctl is-active containerd")?;
         Ok(Injected::since(since).proven("systemctl is-active containerd", active))
     },
     undo: |node| {
@@ -62,7 +62,7 @@ pub static SLOW: Fault = Fault {
         Ok(Injected::since(since).proven("cpu.stat of containerd.service", stat))
     },
     undo: |node| node.write("/sys/fs/cgroup/system.slice/containerd.service/cpu.max", "max 100000").map(drop),
-    hold: std::time::Duration::from_secs(40),
+    hold: std::time::Duration::from_secs(90),
     ..Fault::USUAL
 };
 
