@@ -206,6 +206,17 @@ impl Node {
         self.sh("systemctl daemon-reload").map(drop)
     }
 
+    /// Waits until a unit is no longer active; systemd's word for what it is then.
+    ///
+    /// # Errors
+    /// It stays active.
+    pub fn ended(&self, unit: &str) -> anyhow::Result<String> {
+        self.until(Duration::from_secs(20), &format!("{unit} is not active any more"), |node| {
+            Ok(node.output(&format!("systemctl is-active -q {unit}"))?.code != 0)
+        })?;
+        self.says(&format!("systemctl is-active {unit}"))
+    }
+
     /// Removes what [`Node::drop_in`] laid over a unit.
     ///
     /// # Errors

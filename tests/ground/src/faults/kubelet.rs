@@ -20,8 +20,7 @@ pub static KILLED: Fault = Fault {
     inject: |node| {
         node.drop_in("kubelet", "Restart=no")?;
         let since = node.signal("kubelet", SIGKILL)?;
-        Ok(Injected::since(since)
-            .proven("systemctl is-active kubelet", node.sh("! systemctl is-active kubelet")?))
+        Ok(Injected::since(since).proven("systemctl is-active kubelet", node.ended("kubelet")?))
     },
     undo: |node| {
         node.remove_drop_in("kubelet")?;
@@ -42,8 +41,7 @@ pub static STOPPED: Fault = Fault {
     inject: |node| {
         let since = node.clocks()?;
         node.sh("systemctl stop kubelet")?;
-        Ok(Injected::since(since)
-            .proven("systemctl is-active kubelet", node.sh("! systemctl is-active kubelet")?))
+        Ok(Injected::since(since).proven("systemctl is-active kubelet", node.ended("kubelet")?))
     },
     undo: |node| node.sh("systemctl start kubelet").map(drop),
     ..Fault::USUAL

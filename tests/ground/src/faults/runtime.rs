@@ -20,7 +20,7 @@ pub static DEAD: Fault = Fault {
     inject: |node| {
         node.drop_in("containerd", "Restart=no")?;
         let since = node.signal("containerd", SIGKILL)?;
-        let active = node.sh("! systemctl is-active containerd")?;
+        let active = node.ended("containerd")?;
         Ok(Injected::since(since).proven("systemctl is-active containerd", active))
     },
     undo: |node| {
