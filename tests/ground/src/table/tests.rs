@@ -68,10 +68,10 @@ fn evidence(host: Vec<Heard>, pod: Vec<Heard>) -> BTreeMap<String, Evidence> {
     [("containerd-hung".to_owned(), Evidence { truth, agents, kmsg: None })].into()
 }
 
-/// What follows the intro.
+/// What stands between the intro and what a container changes.
 fn tables(page: &str) -> &str {
-    let start = page.find("## Runtime").unwrap();
-    &page[start..]
+    let (start, end) = (page.find("## Runtime").unwrap(), page.find("\n## What a container changes").unwrap());
+    &page[start..end]
 }
 
 #[test]
