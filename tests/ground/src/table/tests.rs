@@ -70,7 +70,8 @@ fn evidence(host: Vec<Heard>, pod: Vec<Heard>) -> BTreeMap<String, Evidence> {
 
 /// What stands between the intro and what a container changes.
 fn tables(page: &str) -> &str {
-    let (start, end) = (page.find("## Runtime").unwrap(), page.find("\n## What a container changes").unwrap());
+    let (start, end) =
+        (page.find("## Runtime").unwrap(), page.find("\n## What a container changes").unwrap());
     &page[start..end]
 }
 
