@@ -1,5 +1,6 @@
 //! The shape of a collector, and its erasure, so that collectors of every reading stand in one list.
 
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +11,11 @@ use nodewhy_proto::{EventBody, Evidence, Outcome, Severity, Subject};
 use serde::Serialize;
 
 use crate::host::{Host, ReadError};
-use crate::metrics::Sink;
-use crate::thresholds::Thresholds;
+use crate::metrics::{Family, Sink};
+use crate::thresholds::{Heuristic, Thresholds};
 
 /// One thing that is read. `S` is what is kept between reads (descriptors, cursors, clients), `R` a reading.
-pub struct Collector<S, R> {
+pub struct Collector<S, R: 'static> {
     /// Its name in settings, in the API, in metrics.
     pub name: &'static str,
     /// Time between two reads. While it is absent it is looked for more seldom: see [`crate::schedule`].
@@ -32,10 +33,54 @@ pub struct Collector<S, R> {
     pub wake: fn(&S) -> Option<BorrowedFd<'_>>,
     /// The reading in one short line for people: `containerd 1.6.20, answers in 3 ms`. Pure.
     pub summary: fn(&R) -> String,
+    /// Every metric family that `metrics` may write, for docs/metrics.md.
+    pub families: &'static [&'static Family],
     /// The reading as metrics. Pure.
     pub metrics: fn(&R, &mut Sink),
+    /// The limits of ours that `detect` holds the reading against.
+    pub limits: &'static [&'static Heuristic],
     /// What is abnormal now, and what happened since the reading before. Pure.
     pub detect: fn(Pair<'_, R>, &Thresholds, &mut Noticed),
+    /// What the newest reading holds beyond what `/api/v1/state` shows of it: paths of their own.
+    pub pages: &'static [Page<R>],
+    /// What is read only when it is asked for: paths of their own.
+    pub asks: &'static [Ask],
+}
+
+/// A part of the reading that is too long for `/api/v1/state` (there it is `#[serde(skip)]`): a path of its own.
+pub struct Page<R> {
+    /// `/api/v1/pods`.
+    pub path: &'static str,
+    /// What it shows, in a sentence, for the API's description.
+    pub about: &'static str,
+    /// It. Pure.
+    pub json: fn(&R) -> Result<serde_json::Value, serde_json::Error>,
+}
+
+/// What costs too much to be read at every tick: it is read when it is asked for, on a thread of its own, one at a
+/// time, with a deadline.
+pub struct Ask {
+    /// `/api/v1/conntrack/top`.
+    pub path: &'static str,
+    /// What it shows, in a sentence, for the API's description.
+    pub about: &'static str,
+    /// The parameters that it knows, each with what it means; another one is refused.
+    pub parameters: &'static [(&'static str, &'static str)],
+    /// After this the asker is told that it hangs; it goes on, and no second one is begun.
+    pub deadline: Duration,
+    /// Reads it. `Absent` is an answer too.
+    pub answer: fn(&Host, &BTreeMap<String, String>) -> Result<serde_json::Value, AskError>,
+}
+
+/// Why what was asked for cannot be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// A parameter makes no sense: which, and what would.
+    #[error("{0}")]
+    Parameter(String),
+    /// The node could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 /// For a collector that nothing wakes.
@@ -102,6 +147,8 @@ pub trait Reading: Send + Sync {
     fn summary(&self) -> String;
     /// As metrics.
     fn metrics(&self, sink: &mut Sink);
+    /// The page of this path; `None`: it has none.
+    fn page(&self, path: &str) -> Option<Result<serde_json::Value, serde_json::Error>>;
     /// When it was taken.
     fn taken(&self) -> Stamp;
 }
@@ -123,6 +170,11 @@ impl<S, R: Serialize + Send + Sync> Reading for Taken<S, R> {
 
     fn metrics(&self, sink: &mut Sink) {
         (self.collector.metrics)(&self.reading, sink);
+    }
+
+    fn page(&self, path: &str) -> Option<Result<serde_json::Value, serde_json::Error>> {
+        let page = self.collector.pages.iter().find(|page| page.path == path)?;
+        Some((page.json)(&self.reading))
     }
 
     fn taken(&self) -> Stamp {
@@ -148,6 +200,14 @@ pub trait Collect: Sync {
     fn every(&self) -> Duration;
     /// After this, a read is `Stuck`.
     fn deadline(&self) -> Duration;
+    /// Its metric families.
+    fn families(&self) -> &'static [&'static Family];
+    /// The limits of ours that can be set.
+    fn limits(&self) -> &'static [&'static Heuristic];
+    /// Its reading's pages: path and what it shows.
+    fn pages(&self) -> Vec<(&'static str, &'static str)>;
+    /// What it reads when it is asked.
+    fn asks(&self) -> &'static [Ask];
     /// What keeps its state between reads; nothing is opened yet.
     fn start(&'static self) -> Box<dyn Running>;
 }
@@ -183,6 +243,22 @@ where
 
     fn deadline(&self) -> Duration {
         self.deadline
+    }
+
+    fn families(&self) -> &'static [&'static Family] {
+        self.families
+    }
+
+    fn limits(&self) -> &'static [&'static Heuristic] {
+        self.limits
+    }
+
+    fn pages(&self) -> Vec<(&'static str, &'static str)> {
+        self.pages.iter().map(|page| (page.path, page.about)).collect()
+    }
+
+    fn asks(&self) -> &'static [Ask] {
+        self.asks
     }
 
     fn start(&'static self) -> Box<dyn Running> {

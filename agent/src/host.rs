@@ -8,6 +8,7 @@
 mod folder;
 pub mod get;
 pub mod kmsg;
+pub mod known;
 pub mod process;
 pub mod syslog;
 mod unix;
@@ -36,6 +37,7 @@ pub struct Host {
     clock: Clock,
     places: Places,
     learned: Arc<RwLock<KubeletPlaces>>,
+    known: Arc<known::Known>,
 }
 
 /// Where the kubelet has its parts by its own flags and configuration; `None`: where it has them by default.
@@ -171,7 +173,7 @@ impl ReadError {
 impl Host {
     /// The node under this root.
     pub fn new(root: impl Into<PathBuf>, clock: Clock, places: Places) -> Host {
-        Host { root: root.into(), clock, places, learned: Arc::default() }
+        Host { root: root.into(), clock, places, learned: Arc::default(), known: Arc::default() }
     }
 
     /// The clock.

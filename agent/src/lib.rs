@@ -20,6 +20,7 @@ pub mod serve;
 pub mod settings;
 pub mod thresholds;
 pub mod ticks;
+pub mod whose;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -68,7 +69,7 @@ impl Agent {
         let boot_id = identity.boot_id().map(str::to_owned);
         let board = Arc::new(Board::new(identity.name().to_owned(), boot_id, clock, COLLECTORS, enabled));
         let (thresholds, follow) =
-            follow(&host, settings.thresholds).context("cannot follow the kubelet's settings")?;
+            follow(&host, settings.thresholds.clone()).context("cannot follow the kubelet's settings")?;
         let schedule = Schedule::start(&board, &host, &thresholds).context("cannot start the collectors")?;
         Ok(Agent { board, identity, _schedule: schedule, _follow: follow })
     }

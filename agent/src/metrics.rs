@@ -5,6 +5,46 @@ use std::collections::BTreeMap;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
+/// A metric family. Each is a `static` beside the collector that writes it, and stands in its `families`:
+/// docs/metrics.md and the HELP lines come from there.
+#[derive(Debug)]
+pub struct Family {
+    /// `nodewhy_<what>_<unit>[_total]`.
+    pub name: &'static str,
+    /// What it is, in a sentence.
+    pub help: &'static str,
+    /// Counter or gauge.
+    pub kind: Kind,
+    /// The labels' names. No pod, container, message or device may be one: the number of series is bounded a node.
+    pub labels: &'static [&'static str],
+}
+
+/// What a family's values do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It goes up and down.
+    Gauge,
+    /// It only grows, as read. Rates are the reader's.
+    Counter,
+}
+
+impl Family {
+    /// A gauge without labels.
+    pub const fn gauge(name: &'static str, help: &'static str) -> Family {
+        Family { name, help, kind: Kind::Gauge, labels: &[] }
+    }
+
+    /// A counter without labels.
+    pub const fn counter(name: &'static str, help: &'static str) -> Family {
+        Family { name, help, kind: Kind::Counter, labels: &[] }
+    }
+
+    /// With these labels.
+    pub const fn by(self, labels: &'static [&'static str]) -> Family {
+        Family { labels, ..self }
+    }
+}
+
 /// Gathers metric families. Names follow Prometheus' conventions: `nodewhy_<what>_<unit>[_total]`.
 #[derive(Default)]
 pub struct Sink {
@@ -12,6 +52,24 @@ pub struct Sink {
 }
 
 impl Sink {
+    /// A value of this family, its labels' values in the order of their names. A value that could not be read is left
+    /// out: never write a zero for it.
+    pub fn put(&mut self, family: &'static Family, labels: &[&str], value: f64) {
+        debug_assert_eq!(family.labels.len(), labels.len(), "{}: a value for each label", family.name);
+        let pairs: Vec<(&str, &str)> = family.labels.iter().copied().zip(labels.iter().copied()).collect();
+        match family.kind {
+            Kind::Gauge => self.gauge_with(family.name, family.help, &pairs, value),
+            Kind::Counter => self.counter_with(family.name, family.help, &pairs, value),
+        }
+    }
+
+    /// As [`Sink::put`], where there is a value.
+    pub fn put_some(&mut self, family: &'static Family, labels: &[&str], value: Option<f64>) {
+        if let Some(value) = value {
+            self.put(family, labels, value);
+        }
+    }
+
     /// A value that goes up and down. A value that could not be read is left out: never write a zero for it.
     pub fn gauge(&mut self, name: &'static str, help: &str, value: f64) {
         self.gauge_with(name, help, &[], value);

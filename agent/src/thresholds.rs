@@ -7,10 +7,12 @@ mod config;
 pub mod follow;
 mod quantity;
 
+use std::collections::BTreeMap;
+
 use nodewhy_proto::Origin;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::memory;
+use crate::collect::{COLLECTORS, memory};
 use crate::host::{Host, KubeletPlaces};
 use crate::thresholds::quantity::Amount;
 
@@ -23,26 +25,43 @@ pub struct Limit {
     pub origin: Origin,
 }
 
+/// A limit of ours, that nothing on the node tells: it stands beside the collector that needs it, in its `limits`, and
+/// can be set in the table `[thresholds]` of the settings.
+#[derive(Debug, PartialEq)]
+pub struct Heuristic {
+    /// Its name in the settings, with the unit: `memory_full_percent`.
+    pub name: &'static str,
+    /// What is abnormal above it, for docs and `--check-config`.
+    pub about: &'static str,
+    /// What it is unless it is set.
+    pub value: f64,
+}
+
+impl Heuristic {
+    /// No percentage is above 100.
+    fn most(&self) -> f64 {
+        if self.name.ends_with("_percent") { 100.0 } else { f64::MAX }
+    }
+}
+
 /// What `detect` holds readings against.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Thresholds {
     /// Hard eviction threshold for `memory.available`, in bytes. A percentage in the kubelet's configuration is
     /// already taken of the node's memory. `None`: eviction on memory is switched off.
     pub memory_available_bytes: Option<Limit>,
-    /// PSI `full avg10` of memory, in percent, above which the node thrashes.
-    pub memory_full_percent: Limit,
-    /// PSI `some avg60` of CPU, in percent, above which the node is saturated.
-    pub cpu_some_percent: Limit,
-    /// PSI `full avg10` of I/O, in percent, above which the disk holds the node up.
-    pub io_full_percent: Limit,
-    /// A CRI call that has not answered for this long, in seconds, is hung.
-    pub runtime_hung_seconds: Limit,
-    /// A CRI call of which the answer takes this long, in seconds, is slow.
-    pub runtime_slow_seconds: Limit,
+    /// The heuristics that are set.
+    pub set: Overrides,
 }
 
-const fn heuristic(value: f64) -> Limit {
-    Limit { value, origin: Origin::Heuristic }
+impl Thresholds {
+    /// A heuristic, as set or as it is.
+    pub fn limit(&self, heuristic: &Heuristic) -> Limit {
+        match self.set.value(heuristic.name) {
+            Some(value) => Limit { value, origin: Origin::Setting },
+            None => Limit { value: heuristic.value, origin: Origin::Heuristic },
+        }
+    }
 }
 
 impl Default for Thresholds {
@@ -53,57 +72,42 @@ impl Default for Thresholds {
                 value: 100.0 * 1024.0 * 1024.0,
                 origin: Origin::DocumentedDefault,
             }),
-            memory_full_percent: heuristic(20.0),
-            cpu_some_percent: heuristic(60.0),
-            io_full_percent: heuristic(20.0),
-            runtime_hung_seconds: heuristic(10.0),
-            runtime_slow_seconds: heuristic(5.0),
+            set: Overrides::default(),
         }
     }
 }
 
-/// Limits that are set in nodewhy's own settings; `None` leaves what [`read`] finds. Each gets [`Origin::Setting`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Overrides {
-    /// See [`Thresholds::memory_available_bytes`]; it cannot be switched off here.
-    pub memory_available_bytes: Option<f64>,
-    /// See [`Thresholds::memory_full_percent`].
-    pub memory_full_percent: Option<f64>,
-    /// See [`Thresholds::cpu_some_percent`].
-    pub cpu_some_percent: Option<f64>,
-    /// See [`Thresholds::io_full_percent`].
-    pub io_full_percent: Option<f64>,
-    /// See [`Thresholds::runtime_hung_seconds`].
-    pub runtime_hung_seconds: Option<f64>,
-    /// See [`Thresholds::runtime_slow_seconds`].
-    pub runtime_slow_seconds: Option<f64>,
-}
+/// The kubelet's own limit, which can be set here too; it cannot be switched off here.
+const MEMORY_AVAILABLE: &str = "memory_available_bytes";
+
+/// Limits that are set in nodewhy's own settings, by name. Each gets [`Origin::Setting`].
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Overrides(BTreeMap<String, f64>);
 
 impl Overrides {
-    /// The names of all of them.
-    pub const NAMES: &[&str] = &[
-        "memory_available_bytes",
-        "memory_full_percent",
-        "cpu_some_percent",
-        "io_full_percent",
-        "runtime_hung_seconds",
-        "runtime_slow_seconds",
-    ];
+    /// The names of all that can be set.
+    pub fn names() -> impl Iterator<Item = &'static str> + Clone {
+        let heuristics = COLLECTORS.iter().flat_map(|collector| collector.limits());
+        std::iter::once(MEMORY_AVAILABLE).chain(heuristics.map(|heuristic| heuristic.name))
+    }
 
-    /// Says which limit makes no sense: not a number, not above zero, a percentage above 100.
+    /// What this one is set to.
+    pub fn value(&self, name: &str) -> Option<f64> {
+        self.0.get(name).copied()
+    }
+
+    /// Says which limit makes no sense: not known, not a number, not above zero, a percentage above 100.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let percent = 100.0;
-        for (name, value, most) in [
-            ("memory_available_bytes", self.memory_available_bytes, f64::MAX),
-            ("memory_full_percent", self.memory_full_percent, percent),
-            ("cpu_some_percent", self.cpu_some_percent, percent),
-            ("io_full_percent", self.io_full_percent, percent),
-            ("runtime_hung_seconds", self.runtime_hung_seconds, f64::MAX),
-            ("runtime_slow_seconds", self.runtime_slow_seconds, f64::MAX),
-        ] {
-            if let Some(value) = value.filter(|value| !(*value > 0.0 && *value <= most)) {
-                let most = if most == percent { " and at most 100" } else { "" };
+        let heuristics = || COLLECTORS.iter().flat_map(|collector| collector.limits());
+        for (name, value) in &self.0 {
+            let most = match heuristics().find(|heuristic| heuristic.name == name) {
+                Some(heuristic) => heuristic.most(),
+                None if name == MEMORY_AVAILABLE => f64::MAX,
+                None => return Err(format!("thresholds: {name} is not known")),
+            };
+            if !(*value > 0.0 && *value <= most) {
+                let most = if most == f64::MAX { "" } else { " and at most 100" };
                 return Err(format!("thresholds: {name} is {value}; it must be more than 0{most}"));
             }
         }
@@ -113,22 +117,17 @@ impl Overrides {
     /// These thresholds, with what is set here instead.
     #[must_use]
     pub fn over(&self, mut thresholds: Thresholds) -> Thresholds {
-        let setting = |value| Limit { value, origin: Origin::Setting };
-        if let Some(value) = self.memory_available_bytes {
-            thresholds.memory_available_bytes = Some(setting(value));
+        if let Some(value) = self.value(MEMORY_AVAILABLE) {
+            thresholds.memory_available_bytes = Some(Limit { value, origin: Origin::Setting });
         }
-        for (value, place) in [
-            (self.memory_full_percent, &mut thresholds.memory_full_percent),
-            (self.cpu_some_percent, &mut thresholds.cpu_some_percent),
-            (self.io_full_percent, &mut thresholds.io_full_percent),
-            (self.runtime_hung_seconds, &mut thresholds.runtime_hung_seconds),
-            (self.runtime_slow_seconds, &mut thresholds.runtime_slow_seconds),
-        ] {
-            if let Some(value) = value {
-                *place = setting(value);
-            }
-        }
+        thresholds.set = self.clone();
         thresholds
+    }
+}
+
+impl<const N: usize> From<[(&str, f64); N]> for Overrides {
+    fn from(set: [(&str, f64); N]) -> Overrides {
+        Overrides(set.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
 }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 use nodewhy_agent::board::Board;
 use nodewhy_agent::collector::{Abnormal, Collect, Collector, Noticed, Pair, never_woken};
 use nodewhy_agent::host::{Host, Places, ReadError};
-use nodewhy_agent::metrics::Sink;
+use nodewhy_agent::metrics::{Family, Sink};
 use nodewhy_agent::node::Identity;
 use nodewhy_agent::schedule::Schedule;
 use nodewhy_agent::serve::{Api, Listeners};
@@ -42,6 +42,9 @@ static HANG: Collector<(), u64> = made_up("hangs", |_, _| {
 static PANIC: Collector<(), u64> = made_up("panics", |_, _| panic!("made to"));
 static ABSENT: Collector<(), u64> = made_up("is_absent", |_, _| Err(ReadError::absent("not built in")));
 
+static FAMILIES: &[&Family] = &[&MADE_UP];
+static MADE_UP: Family = Family::counter("nodewhy_made_up_total", "Readings.");
+
 const fn made_up(
     name: &'static str,
     read: fn(&mut (), &Host) -> Result<u64, ReadError>,
@@ -55,8 +58,12 @@ const fn made_up(
         read,
         wake: never_woken,
         summary: |count| format!("{count} readings"),
-        metrics: |count, sink: &mut Sink| sink.counter("nodewhy_made_up_total", "Readings.", *count as f64),
+        families: FAMILIES,
+        metrics: |count, sink: &mut Sink| sink.put(&MADE_UP, &[], *count as f64),
+        limits: &[],
         detect,
+        pages: &[],
+        asks: &[],
     }
 }
 

@@ -120,6 +120,38 @@ fn one() -> u64 {
     1
 }
 
+/// A line of a program's log that matters, by its pattern.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Which pattern: `pleg_not_healthy`, `runtime_call_deadline`, `cni_plugin_not_found`, …
+    pub pattern: String,
+    /// Whose log: the systemd unit (`kubelet.service`), or `namespace/pod/container`, or the file.
+    pub unit: String,
+    /// What the pattern names: `seconds`, `socket`, `error`, …
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fields: BTreeMap<String, String>,
+    /// The message, as far as it matters.
+    pub line: String,
+    /// How many alike lines this one stands for: a storm is counted, not repeated.
+    #[serde(default = "one")]
+    pub count: u64,
+}
+
+/// Something of the node was changed: onset against a change decides more cases than any metric.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// What kind of thing: `kernel`, `package`, `binary`, `configuration`, `certificate`.
+    pub what: String,
+    /// Which: the package's name, the file's path, the kernel's release.
+    pub name: String,
+    /// What it was before; absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// What it is now; absent where it was removed or has no version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
+
 /// A process that matters began or ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProcessChange {
@@ -154,6 +186,10 @@ pub enum EventBody {
     OomKill(OomKill),
     /// The kernel said something that matters.
     KernelMessage(KernelMessage),
+    /// A program's log said something that matters.
+    LogLine(LogLine),
+    /// Something of the node was changed.
+    Changed(Change),
     /// A process that matters began.
     ProcessStarted(ProcessChange),
     /// A process that matters ended.

@@ -42,6 +42,16 @@ pub enum SubjectKind {
     Cluster,
     /// A source of the agent's, by its collector's name: reading it hangs.
     Source,
+    /// A block device, by the kernel's name.
+    Device,
+    /// A mounted file system, by its mount point.
+    Filesystem,
+    /// A network interface, by its name.
+    Interface,
+    /// A unit of systemd's, by its name.
+    Unit,
+    /// A program of the control plane on this node: `etcd`, `kube-apiserver`.
+    ControlPlane,
     /// A kind that this reader does not know.
     #[serde(other)]
     Unknown,

@@ -13,7 +13,9 @@ mod outcome;
 mod problem;
 mod verdict;
 
-pub use event::{Event, EventBody, Gap, KernelMessage, OomKill, OomScope, OomTask, ProcessChange, Role};
+pub use event::{
+    Change, Event, EventBody, Gap, KernelMessage, LogLine, OomKill, OomScope, OomTask, ProcessChange, Role,
+};
 pub use fact::{Condition, ConditionStatus, Fact, FactBody, Lease};
 pub use finding::{Evidence, Finding, Origin, Severity, Subject, SubjectKind, Threshold};
 pub use incident::{Incident, NodeSummary, Revision};

@@ -33,8 +33,12 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake,
     summary,
+    families: &[],
     metrics,
+    limits: &[],
     detect,
+    pages: &[],
+    asks: &[],
 };
 
 const MOST_FILES: usize = 64;

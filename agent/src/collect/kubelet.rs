@@ -35,8 +35,12 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake,
     summary: detect::summary,
+    families: &[],
     metrics: detect::metrics,
+    limits: &[],
     detect: detect::detect,
+    pages: &[],
+    asks: &[],
 };
 
 /// Kept between reads.

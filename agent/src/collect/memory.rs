@@ -26,8 +26,12 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake: never_woken,
     summary,
+    families: &[],
     metrics,
+    limits: &[],
     detect,
+    pages: &[],
+    asks: &[],
 };
 
 /// The open files.

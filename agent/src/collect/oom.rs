@@ -14,7 +14,6 @@ mod report;
 mod snapshot;
 mod storm;
 mod time;
-mod victim;
 mod way;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -31,13 +30,13 @@ pub use self::record::Id;
 
 use self::log::{Log, RUN};
 use self::time::{KernelClock, Now};
-use self::victim::role_name;
 use self::way::Way;
 use crate::collector::{Abnormal, Collector, Happening, Noticed, Pair};
 use crate::host::kmsg::{self, KMSG};
 use crate::host::{Host, ReadError};
 use crate::metrics::Sink;
 use crate::thresholds::Thresholds;
+use crate::whose::role_name;
 
 /// The kernel log.
 pub static COLLECTOR: Collector<Source, Reading> = Collector {
@@ -49,8 +48,12 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake,
     summary,
+    families: &[],
     metrics,
+    limits: &[],
     detect,
+    pages: &[],
+    asks: &[],
 };
 
 /// Kept between reads.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::collector::{Abnormal, Collector, Noticed, Pair, never_woken};
 use crate::host::{Host, Kept, ReadError};
 use crate::metrics::Sink;
-use crate::thresholds::{Limit, Thresholds};
+use crate::thresholds::{Heuristic, Thresholds};
 
 /// Pressure of the whole node, every second.
 pub static COLLECTOR: Collector<Source, Reading> = Collector {
@@ -27,8 +27,12 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake: never_woken,
     summary,
+    families: &[],
     metrics,
+    limits: &[&MEMORY_FULL, &CPU_SOME, &IO_FULL],
     detect,
+    pages: &[],
+    asks: &[],
 };
 
 /// The open files.
@@ -157,11 +161,27 @@ struct Rule {
     line: &'static str,
     stall: fn(&Reading) -> Option<Stall>,
     average: fn(Stall) -> f64,
-    limit: fn(&Thresholds) -> Limit,
+    limit: &'static Heuristic,
     severity: Severity,
     hold: Duration,
     clear_after: Duration,
 }
+
+static MEMORY_FULL: Heuristic = Heuristic {
+    name: "memory_full_percent",
+    about: "PSI `full avg10` of memory above which the node thrashes",
+    value: 20.0,
+};
+static CPU_SOME: Heuristic = Heuristic {
+    name: "cpu_some_percent",
+    about: "PSI `some avg60` of CPU above which the node is saturated",
+    value: 60.0,
+};
+static IO_FULL: Heuristic = Heuristic {
+    name: "io_full_percent",
+    about: "PSI `full avg10` of I/O above which the disk holds the node up",
+    value: 20.0,
+};
 
 static RULES: &[Rule] = &[
     Rule {
@@ -171,7 +191,7 @@ static RULES: &[Rule] = &[
         line: "full avg10",
         stall: |reading| reading.memory.full,
         average: |stall| stall.avg10,
-        limit: |thresholds| thresholds.memory_full_percent,
+        limit: &MEMORY_FULL,
         severity: Severity::Critical,
         hold: Duration::from_secs(10),
         clear_after: Duration::from_secs(30),
@@ -183,7 +203,7 @@ static RULES: &[Rule] = &[
         line: "some avg60",
         stall: |reading| reading.cpu.some,
         average: |stall| stall.avg60,
-        limit: |thresholds| thresholds.cpu_some_percent,
+        limit: &CPU_SOME,
         severity: Severity::Warning,
         hold: Duration::from_secs(60),
         clear_after: Duration::from_secs(60),
@@ -195,7 +215,7 @@ static RULES: &[Rule] = &[
         line: "full avg10",
         stall: |reading| reading.io.full,
         average: |stall| stall.avg10,
-        limit: |thresholds| thresholds.io_full_percent,
+        limit: &IO_FULL,
         severity: Severity::Warning,
         hold: Duration::from_secs(10),
         clear_after: Duration::from_secs(30),
@@ -205,7 +225,7 @@ static RULES: &[Rule] = &[
 impl Rule {
     fn check(&self, pair: &Pair<'_, Reading>, thresholds: &Thresholds) -> Option<Abnormal> {
         let stall = (self.stall)(pair.now)?;
-        let (percent, limit) = ((self.average)(stall), (self.limit)(thresholds));
+        let (percent, limit) = ((self.average)(stall), thresholds.limit(self.limit));
         if percent <= limit.value {
             return None;
         }

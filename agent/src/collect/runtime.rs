@@ -38,8 +38,12 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake,
     summary,
+    families: &[],
     metrics,
+    limits: &[&detect::HUNG, &detect::SLOW],
     detect,
+    pages: &[],
+    asks: &[],
 };
 
 /// The first reading waits this long for first answers, so that it does not say "never asked" of a well runtime.

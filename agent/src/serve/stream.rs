@@ -90,6 +90,8 @@ fn kind(body: &EventBody) -> &'static str {
     match body {
         EventBody::OomKill(_) => "oom_kill",
         EventBody::KernelMessage(_) => "kernel_message",
+        EventBody::LogLine(_) => "log_line",
+        EventBody::Changed(_) => "changed",
         EventBody::ProcessStarted(_) => "process_started",
         EventBody::ProcessExited(_) => "process_exited",
         EventBody::FindingBegan { .. } => "finding_began",

@@ -96,11 +96,11 @@ mod tests {
     fn the_first_look_is_done_at_the_start_and_settings_go_before_it() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path(), nodewhy_clock::Clock::system(), crate::host::Places::default());
-        let set = Overrides { cpu_some_percent: Some(90.0), ..Overrides::default() };
+        let set = Overrides::from([("cpu_some_percent", 90.0)]);
         let (shared, _follow) = follow(&host, set).unwrap();
         let now = shared.read().unwrap().clone();
         // Without a kubelet nobody evicts: the documented default is no limit here.
         assert_eq!(now.memory_available_bytes, None);
-        assert_eq!(now.cpu_some_percent, Limit { value: 90.0, origin: Origin::Setting });
+        assert_eq!(now.set.value("cpu_some_percent"), Some(90.0));
     }
 }

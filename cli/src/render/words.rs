@@ -15,6 +15,11 @@ pub fn subject(subject: &Subject) -> String {
         SubjectKind::Cgroup => "cgroup",
         SubjectKind::ApiServer => "the API server",
         SubjectKind::Cluster => "the cluster",
+        SubjectKind::Device => "device",
+        SubjectKind::Filesystem => "file system",
+        SubjectKind::Interface => "network interface",
+        SubjectKind::Unit => "unit",
+        SubjectKind::ControlPlane => "this node's",
         SubjectKind::Source => "nodewhy's own source",
         SubjectKind::Unknown => "something that this version does not know",
     };

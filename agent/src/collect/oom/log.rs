@@ -15,7 +15,7 @@ use super::report::{Joined, Joiner, Kill};
 use super::snapshot::Alike;
 use super::storm::{Bucket, Storms, Told};
 use super::time::{KernelClock, Mark, Now};
-use super::victim::role_name;
+use crate::whose::role_name;
 
 /// So many records are kept for `/api/v1/kmsg`, and so many bytes of text.
 const RECENT: usize = 500;

@@ -18,7 +18,6 @@ use nodewhy_proto::{OomKill, OomScope, OomTask, Role};
 use super::line::{self, Columns, Killed, Line, Victim};
 use super::record::Id;
 use super::time::Mark;
-use super::victim;
 
 /// So many of the task table's rows are kept.
 const BIGGEST: usize = 5;
@@ -317,8 +316,8 @@ impl Joiner {
             let Kill { kill, uid, .. } = &mut open.kill;
             if kill.victim_cgroup.is_none() {
                 // The victim is in this cgroup or below it: enough to know the pod.
-                let place = victim::place(cgroup);
-                kill.role = victim::role(&kill.name, Some(&place), kill.oom_score_adj, *uid);
+                let place = crate::whose::place(cgroup);
+                kill.role = crate::whose::role(&kill.name, Some(&place), kill.oom_score_adj, *uid);
                 (kill.pod_uid, kill.container_id) = (place.pod_uid, place.container_id);
             }
         }
@@ -350,8 +349,8 @@ fn kill(id: Id, killed: &Killed<'_>, report: Option<Report>) -> OomKill {
         (None, Some("CONSTRAINT_NONE")) if global => OomScope::Global,
         _ => OomScope::Unknown,
     };
-    let place = victim_cgroup.as_deref().map(victim::place);
-    let role: Role = victim::role(killed.name, place.as_ref(), killed.oom_score_adj, killed.uid);
+    let place = victim_cgroup.as_deref().map(crate::whose::place);
+    let role: Role = crate::whose::role(killed.name, place.as_ref(), killed.oom_score_adj, killed.uid);
     let place = place.unwrap_or_default();
     OomKill {
         scope,

@@ -6,7 +6,7 @@ use super::reading::Call;
 use super::{Change, Reading};
 use crate::collector::{Abnormal, Happening, Noticed, Pair};
 use crate::host::process::Process;
-use crate::thresholds::{Limit, Thresholds};
+use crate::thresholds::{Heuristic, Limit, Thresholds};
 
 /// A restart takes less: a socket that is gone or refuses for a moment is no finding.
 const RESTART_HOLD: Duration = Duration::from_secs(2);
@@ -14,17 +14,28 @@ const CLEAR_AFTER: Duration = Duration::from_secs(2);
 /// With a second, independent signal (the process is stopped), an unanswered call needs no longer to be proof.
 const STOPPED_HUNG_SECONDS: f64 = 3.0;
 
+pub(super) static HUNG: Heuristic = Heuristic {
+    name: "runtime_hung_seconds",
+    about: "a CRI call that has not answered for this long is hung",
+    value: 10.0,
+};
+pub(super) static SLOW: Heuristic = Heuristic {
+    name: "runtime_slow_seconds",
+    about: "a CRI call of which the answer takes this long is slow",
+    value: 5.0,
+};
+
 /// What is abnormal of the runtime now.
 pub(super) fn detect(pair: Pair<'_, Reading>, thresholds: &Thresholds, noticed: &mut Noticed) {
     let reading = pair.now;
     noticed.happenings.extend(reading.changes.iter().map(|change| happened(reading, change)));
     noticed.states.extend(unreachable(reading));
-    let hung = hung(reading, thresholds.runtime_hung_seconds);
+    let hung = hung(reading, thresholds.limit(&HUNG));
     let is_hung = hung.is_some();
     noticed.states.extend(hung);
     if !is_hung {
-        noticed.states.extend(slow(reading, thresholds.runtime_slow_seconds));
-        noticed.states.extend(relist_slow(reading, thresholds.runtime_slow_seconds));
+        noticed.states.extend(slow(reading, thresholds.limit(&SLOW)));
+        noticed.states.extend(relist_slow(reading, thresholds.limit(&SLOW)));
     }
     noticed.states.extend(runtime_not_ready(reading));
     if reading.serves_pods {

@@ -1,4 +1,5 @@
-//! What a killed process was to the node: by its name, its cgroup and, where the cgroup is unknown, its score.
+//! Whose a cgroup is, and what a process is to the node: by its name, its cgroup and, where the cgroup is unknown, its
+//! OOM score.
 
 use nodewhy_proto::Role;
 
@@ -35,13 +36,13 @@ const AGENTS_SCORE: i32 = -997;
 
 /// A pod and a container, as a cgroup's path names them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub struct Place {
     /// Under the kubelet's cgroup for pods.
-    pub(super) in_pods: bool,
+    pub in_pods: bool,
     /// The pod's UID.
-    pub(super) pod_uid: Option<String>,
+    pub pod_uid: Option<String>,
     /// The container's id.
-    pub(super) container_id: Option<String>,
+    pub container_id: Option<String>,
     /// Below the pod's own cgroup, in one that is not a runtime's helper's.
     in_container: bool,
 }
@@ -49,7 +50,7 @@ pub(super) struct Place {
 /// Reads a cgroup's path, of either driver:
 /// systemd `/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID_WITH_UNDERSCORES.slice/cri-containerd-ID.scope`,
 /// cgroupfs `/kubepods/burstable/podUID/ID`. A node in a container has more before it (`/docker/ID/kubelet/kubepods/…`).
-pub(super) fn place(cgroup: &str) -> Place {
+pub fn place(cgroup: &str) -> Place {
     let mut place = Place::default();
     for part in cgroup.split('/') {
         if place.pod_uid.is_some() {
@@ -93,7 +94,7 @@ fn container_id(name: &str) -> Option<String> {
 ///
 /// Without the cgroup (the report was lost) the score tells: the node's own programs run with −998 or −999, the
 /// kubelet gives containers −997 or 2 to 1000. What neither tells is `Unknown`.
-pub(super) fn role(name: &str, place: Option<&Place>, oom_score_adj: Option<i32>, uid: Option<u32>) -> Role {
+pub fn role(name: &str, place: Option<&Place>, oom_score_adj: Option<i32>, uid: Option<u32>) -> Role {
     let is =
         |known: &[&str]| uid.is_none_or(|uid| uid == 0) && known.iter().any(|known| cut(known) == cut(name));
     let is_agent = match place {
@@ -132,7 +133,7 @@ fn cut(name: &str) -> &str {
 }
 
 /// The role's name, as in JSON.
-pub(super) fn role_name(role: Role) -> &'static str {
+pub fn role_name(role: Role) -> &'static str {
     match role {
         Role::Kubelet => "kubelet",
         Role::Runtime => "runtime",
