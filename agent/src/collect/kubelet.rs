@@ -35,7 +35,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake,
     summary: detect::summary,
-    families: &[],
+    families: detect::FAMILIES,
     metrics: detect::metrics,
     limits: &[],
     detect: detect::detect,
