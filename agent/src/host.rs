@@ -5,12 +5,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
+pub mod fetch;
 mod folder;
 pub mod get;
 pub mod kmsg;
 pub mod known;
 pub mod process;
 pub mod syslog;
+pub mod tls;
 mod unix;
 pub mod wake;
 
