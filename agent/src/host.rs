@@ -11,6 +11,7 @@ pub mod get;
 pub mod kmsg;
 pub mod known;
 pub mod own;
+pub mod netlink;
 pub mod process;
 pub mod syslog;
 pub mod tls;
