@@ -5,6 +5,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
+mod apart;
+pub mod dial;
+pub mod dns;
 mod folder;
 pub mod get;
 pub mod kmsg;
@@ -14,6 +17,7 @@ pub mod syslog;
 mod unix;
 pub mod wake;
 
+pub use apart::Apart;
 pub use folder::{FileStat, FolderWatch};
 pub use unix::UnixPeer;
 
