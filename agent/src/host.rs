@@ -8,12 +8,18 @@
 mod apart;
 pub mod dial;
 pub mod dns;
+pub mod ethtool;
+pub mod fetch;
 mod folder;
 pub mod get;
 pub mod kmsg;
 pub mod known;
+pub mod netlink;
 pub mod process;
+pub mod rtnetlink;
+pub mod sock_diag;
 pub mod syslog;
+pub mod tls;
 mod unix;
 pub mod wake;
 
