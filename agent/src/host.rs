@@ -5,6 +5,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
+mod apart;
+pub mod dial;
+pub mod dns;
+pub mod ethtool;
 pub mod fetch;
 mod folder;
 pub mod get;
@@ -13,11 +17,14 @@ pub mod known;
 pub mod own;
 pub mod netlink;
 pub mod process;
+pub mod rtnetlink;
+pub mod sock_diag;
 pub mod syslog;
 pub mod tls;
 mod unix;
 pub mod wake;
 
+pub use apart::Apart;
 pub use folder::{FileStat, FolderWatch};
 pub use unix::UnixPeer;
 
