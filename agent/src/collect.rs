@@ -1,5 +1,6 @@
 //! The list of collectors. A new one is a file in `collect/` and two lines here: its `mod` and its entry.
 
+pub mod cgroups;
 pub mod cni;
 pub mod kubelet;
 pub mod memory;
@@ -13,6 +14,7 @@ use crate::collector::Collect;
 pub static COLLECTORS: &[&dyn Collect] = &[
     &pressure::COLLECTOR,
     &memory::COLLECTOR,
+    &cgroups::COLLECTOR,
     &oom::COLLECTOR,
     &runtime::COLLECTOR,
     &kubelet::COLLECTOR,

@@ -10,6 +10,7 @@ pub mod dial;
 pub mod dns;
 pub mod ethtool;
 pub mod fetch;
+pub mod cgroup;
 mod folder;
 pub mod get;
 pub mod kmsg;
