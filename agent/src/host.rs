@@ -5,12 +5,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
+pub mod apart;
 mod folder;
 pub mod get;
+pub mod inotify;
 pub mod kmsg;
 pub mod known;
 pub mod process;
 pub mod syslog;
+pub mod task;
 mod unix;
 pub mod wake;
 
