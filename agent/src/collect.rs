@@ -7,6 +7,7 @@ pub mod memory;
 pub mod oom;
 pub mod pressure;
 pub mod runtime;
+pub mod tasks;
 
 use crate::collector::Collect;
 
@@ -19,6 +20,7 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &runtime::COLLECTOR,
     &kubelet::COLLECTOR,
     &cni::COLLECTOR,
+    &tasks::COLLECTOR,
 ];
 
 #[cfg(test)]

@@ -416,7 +416,9 @@ fn ask(
 ) -> Result<Answer, DialError> {
     let not_http = |error: String| DialError { step: Step::Http, why: Why::NotHttp, error };
     let failed = |error: std::io::Error| match error.kind() {
-        ErrorKind::InvalidData => DialError { step: Step::Http, why: Why::Tls, error: format!("TLS: {error}") },
+        ErrorKind::InvalidData => {
+            DialError { step: Step::Http, why: Why::Tls, error: format!("TLS: {error}") }
+        }
         _ => io_error(Step::Http, &error),
     };
     let began = clock.stamp();
