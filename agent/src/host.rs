@@ -9,6 +9,7 @@ mod folder;
 pub mod get;
 pub mod kmsg;
 pub mod known;
+pub mod mounts;
 pub mod process;
 pub mod syslog;
 mod unix;
