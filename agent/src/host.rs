@@ -19,6 +19,7 @@ pub mod kmsg;
 pub mod known;
 pub mod netlink;
 pub mod own;
+pub mod mounts;
 pub mod process;
 pub mod rtnetlink;
 pub mod sock_diag;

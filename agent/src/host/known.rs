@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Host;
 use super::process::Process;
+use crate::thresholds::Thresholds;
 
 /// A pod's name.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -33,6 +34,7 @@ pub(super) struct Known {
     pods: RwLock<Option<Arc<Pods>>>,
     kubelet: RwLock<Option<Process>>,
     runtime: RwLock<Option<Process>>,
+    thresholds: RwLock<Option<Arc<Thresholds>>>,
 }
 
 fn get<T: Clone>(place: &RwLock<T>) -> T {
@@ -72,5 +74,15 @@ impl Host {
     /// Said by the collector of the runtime.
     pub fn learn_runtime_process(&self, process: Option<Process>) {
         set(&self.known.runtime, process);
+    }
+
+    /// What `detect` is held against, for a reading that tells how far away it is; `None`: not known yet.
+    pub fn thresholds(&self) -> Option<Arc<Thresholds>> {
+        get(&self.known.thresholds)
+    }
+
+    /// Said by who follows the kubelet's settings.
+    pub fn learn_thresholds(&self, thresholds: Thresholds) {
+        set(&self.known.thresholds, Some(Arc::new(thresholds)));
     }
 }
