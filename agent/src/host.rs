@@ -7,10 +7,12 @@
 
 mod folder;
 pub mod get;
+pub mod journal;
 pub mod kmsg;
 pub mod known;
 pub mod process;
 pub mod syslog;
+pub mod tail;
 mod unix;
 pub mod wake;
 
