@@ -2,6 +2,7 @@
 
 pub mod cni;
 pub mod kubelet;
+pub mod logs;
 pub mod memory;
 pub mod oom;
 pub mod pressure;
@@ -17,6 +18,7 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &runtime::COLLECTOR,
     &kubelet::COLLECTOR,
     &cni::COLLECTOR,
+    &logs::COLLECTOR,
 ];
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod once;
 pub mod schedule;
 pub mod serve;
 pub mod settings;
+mod storm;
 pub mod thresholds;
 pub mod ticks;
 pub mod whose;
