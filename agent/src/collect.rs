@@ -3,6 +3,7 @@
 pub mod cgroups;
 pub mod cni;
 pub mod kubelet;
+pub mod logs;
 pub mod memory;
 pub mod oom;
 pub mod pressure;
@@ -21,6 +22,7 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &kubelet::COLLECTOR,
     &cni::COLLECTOR,
     &tasks::COLLECTOR,
+    &logs::COLLECTOR,
 ];
 
 #[cfg(test)]

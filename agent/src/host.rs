@@ -15,6 +15,7 @@ pub mod fetch;
 mod folder;
 pub mod get;
 pub mod inotify;
+pub mod journal;
 pub mod kmsg;
 pub mod known;
 pub mod netlink;
@@ -26,6 +27,7 @@ pub mod sock_diag;
 pub mod syslog;
 pub mod task;
 pub mod tls;
+pub mod tail;
 mod unix;
 pub mod wake;
 
