@@ -106,6 +106,7 @@ lint: $(TOOLS)/deny
 docs:
 	cargo run -q --locked -p nodewhy -- causes --output markdown > docs/causes.md.new
 	mv docs/causes.md.new docs/causes.md
+	NODEWHY_BLESS=1 cargo test -q --locked -p nodewhy-agent --test pages
 
 # Tools of the Rust registry that the machine may lack; a stamp, so that it is looked at once.
 $(TOOLS)/nextest:

@@ -1,11 +1,14 @@
 //! The list of collectors. A new one is a file in `collect/` and two lines here: its `mod` and its entry.
 
+pub mod cgroups;
 pub mod cni;
 pub mod kubelet;
+pub mod logs;
 pub mod memory;
 pub mod oom;
 pub mod pressure;
 pub mod runtime;
+pub mod tasks;
 
 use crate::collector::Collect;
 
@@ -13,10 +16,13 @@ use crate::collector::Collect;
 pub static COLLECTORS: &[&dyn Collect] = &[
     &pressure::COLLECTOR,
     &memory::COLLECTOR,
+    &cgroups::COLLECTOR,
     &oom::COLLECTOR,
     &runtime::COLLECTOR,
     &kubelet::COLLECTOR,
     &cni::COLLECTOR,
+    &tasks::COLLECTOR,
+    &logs::COLLECTOR,
 ];
 
 #[cfg(test)]

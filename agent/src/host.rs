@@ -5,17 +5,33 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
+mod apart;
+pub mod bounded;
+pub mod cgroup;
+pub mod dial;
+pub mod dns;
+pub mod ethtool;
 pub mod fetch;
 mod folder;
 pub mod get;
+pub mod inotify;
+pub mod journal;
 pub mod kmsg;
 pub mod known;
+pub mod mounts;
+pub mod netlink;
+pub mod own;
 pub mod process;
+pub mod rtnetlink;
+pub mod sock_diag;
 pub mod syslog;
+pub mod tail;
+pub mod task;
 pub mod tls;
 mod unix;
 pub mod wake;
 
+pub use apart::Apart;
 pub use folder::{FileStat, FolderWatch};
 pub use unix::UnixPeer;
 

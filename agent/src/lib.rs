@@ -20,6 +20,7 @@ pub mod promtext;
 pub mod schedule;
 pub mod serve;
 pub mod settings;
+mod storm;
 pub mod thresholds;
 pub mod ticks;
 pub mod whose;

@@ -22,6 +22,8 @@ use subtle::ConstantTimeEq;
 use crate::board::Board;
 use crate::node::Identity;
 
+pub(crate) use scrape::FAMILIES;
+
 pub use listen::{DEFAULT_PORT, DEFAULT_SOCKET, ListenError, Listeners};
 
 /// What a response carries.

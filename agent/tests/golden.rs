@@ -53,6 +53,11 @@ const MOVING: &[&str] = &[
     "nodewhy_collector_tries_total",
     "nodewhy_kubelet_healthz_duration_seconds",
     "nodewhy_kubelet_uptime_seconds",
+    "process_cpu_seconds_total",
+    "process_max_fds",
+    "process_open_fds",
+    "process_resident_memory_bytes",
+    "process_threads",
 ];
 
 #[test]

@@ -38,7 +38,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake,
     summary: detect::summary,
-    families: metrics::FAMILIES,
+    families: detect::FAMILIES,
     metrics: detect::metrics,
     limits: &[&detect::PLEG, &detect::CERTIFICATE],
     detect: detect::detect,

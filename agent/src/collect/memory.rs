@@ -13,7 +13,7 @@ use serde::Serialize;
 pub(crate) use self::parse::total_bytes;
 use crate::collector::{Abnormal, Collector, Noticed, Pair, never_woken};
 use crate::host::{Host, Kept, ReadError};
-use crate::metrics::Sink;
+use crate::metrics::{Family, Sink};
 use crate::thresholds::Thresholds;
 
 /// The node's memory, every second.
@@ -26,7 +26,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake: never_woken,
     summary,
-    families: &[],
+    families: &FAMILIES,
     metrics,
     limits: &[],
     detect,
@@ -188,37 +188,67 @@ fn summary(reading: &Reading) -> String {
     }
 }
 
-fn metrics(reading: &Reading, sink: &mut Sink) {
-    let info = &reading.meminfo;
-    let gauges = [
-        ("nodewhy_memory_total_bytes", "MemTotal.", Some(info.total_bytes)),
-        ("nodewhy_memory_free_bytes", "MemFree.", Some(info.free_bytes)),
-        ("nodewhy_memory_available_bytes", "MemAvailable: the kernel's estimate.", info.available_bytes),
-        (
+/// A gauge, and the field of the reading that it is.
+type Gauge = (Family, fn(&Reading) -> Option<u64>);
+
+static GAUGES: &[Gauge] = &[
+    (Family::gauge("nodewhy_memory_total_bytes", "MemTotal."), |it| Some(it.meminfo.total_bytes)),
+    (Family::gauge("nodewhy_memory_free_bytes", "MemFree."), |it| Some(it.meminfo.free_bytes)),
+    (Family::gauge("nodewhy_memory_available_bytes", "MemAvailable: the kernel's estimate."), |it| {
+        it.meminfo.available_bytes
+    }),
+    (
+        Family::gauge(
             "nodewhy_memory_kubelet_available_bytes",
             "memory.available as the kubelet reckons it, by which it evicts.",
-            reading.kubelet_available_bytes,
         ),
-        ("nodewhy_memory_cached_bytes", "Cached: page cache and shared memory.", info.cached_bytes),
-        ("nodewhy_memory_active_file_bytes", "Active(file).", info.active_file_bytes),
-        ("nodewhy_memory_inactive_file_bytes", "Inactive(file).", info.inactive_file_bytes),
-        ("nodewhy_memory_anon_bytes", "AnonPages.", info.anon_bytes),
-        ("nodewhy_memory_shmem_bytes", "Shmem.", info.shmem_bytes),
-        ("nodewhy_memory_dirty_bytes", "Dirty.", info.dirty_bytes),
-        ("nodewhy_memory_writeback_bytes", "Writeback.", info.writeback_bytes),
-        ("nodewhy_memory_slab_unreclaimable_bytes", "SUnreclaim.", info.slab_unreclaimable_bytes),
-        ("nodewhy_memory_swap_total_bytes", "SwapTotal.", info.swap_total_bytes),
-        ("nodewhy_memory_swap_free_bytes", "SwapFree.", info.swap_free_bytes),
-    ];
-    for (name, help, value) in gauges {
-        if let Some(bytes) = value {
-            sink.gauge(name, help, bytes as f64);
-        }
+        |it| it.kubelet_available_bytes,
+    ),
+    (Family::gauge("nodewhy_memory_cached_bytes", "Cached: page cache and shared memory."), |it| {
+        it.meminfo.cached_bytes
+    }),
+    (Family::gauge("nodewhy_memory_active_file_bytes", "Active(file)."), |it| it.meminfo.active_file_bytes),
+    (Family::gauge("nodewhy_memory_inactive_file_bytes", "Inactive(file)."), |it| {
+        it.meminfo.inactive_file_bytes
+    }),
+    (Family::gauge("nodewhy_memory_anon_bytes", "AnonPages."), |it| it.meminfo.anon_bytes),
+    (Family::gauge("nodewhy_memory_shmem_bytes", "Shmem."), |it| it.meminfo.shmem_bytes),
+    (Family::gauge("nodewhy_memory_dirty_bytes", "Dirty."), |it| it.meminfo.dirty_bytes),
+    (Family::gauge("nodewhy_memory_writeback_bytes", "Writeback."), |it| it.meminfo.writeback_bytes),
+    (Family::gauge("nodewhy_memory_slab_unreclaimable_bytes", "SUnreclaim."), |it| {
+        it.meminfo.slab_unreclaimable_bytes
+    }),
+    (Family::gauge("nodewhy_memory_swap_total_bytes", "SwapTotal."), |it| it.meminfo.swap_total_bytes),
+    (Family::gauge("nodewhy_memory_swap_free_bytes", "SwapFree."), |it| it.meminfo.swap_free_bytes),
+];
+
+/// Those of [`VMSTAT`], in its order.
+static COUNTERS: [Family; VMSTAT.len()] = {
+    let mut families = [const { Family::counter("", "") }; VMSTAT.len()];
+    let mut at = 0;
+    while at < VMSTAT.len() {
+        families[at] = Family::counter(VMSTAT[at].1, VMSTAT[at].2);
+        at += 1;
     }
-    for (field, metric, help) in VMSTAT {
-        if let Some(count) = reading.vmstat.get(field) {
-            sink.counter(metric, help, *count as f64);
-        }
+    families
+};
+
+static FAMILIES: [&Family; GAUGES.len() + VMSTAT.len()] = {
+    let mut families = [&GAUGES[0].0; GAUGES.len() + VMSTAT.len()];
+    let mut at = 0;
+    while at < families.len() {
+        families[at] = if at < GAUGES.len() { &GAUGES[at].0 } else { &COUNTERS[at - GAUGES.len()] };
+        at += 1;
+    }
+    families
+};
+
+fn metrics(reading: &Reading, sink: &mut Sink) {
+    for (family, field) in GAUGES {
+        sink.put_some(family, &[], field(reading).map(|bytes| bytes as f64));
+    }
+    for (family, (field, ..)) in COUNTERS.iter().zip(VMSTAT) {
+        sink.put_some(family, &[], reading.vmstat.get(field).map(|count| *count as f64));
     }
 }
 

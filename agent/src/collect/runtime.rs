@@ -38,7 +38,20 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake,
     summary,
-    families: FAMILIES,
+    families: &[
+        &UP,
+        &CALL,
+        &CALL_PENDING,
+        &CONDITION,
+        &SANDBOXES,
+        &CONTAINERS,
+        &STATUS_SLOWEST,
+        &STATUS_ROUND,
+        &STATUS_SLOW,
+        &STATUS_PENDING,
+        &IMAGES,
+        &IMAGES_BYTES,
+    ],
     metrics,
     limits: &[&detect::HUNG, &detect::SLOW],
     detect,
@@ -379,9 +392,6 @@ static IMAGES_BYTES: Family = Family::gauge(
     "nodewhy_runtime_images_bytes",
     "The sum of the images' sizes; layers that images share are counted in each.",
 );
-static FAMILIES: &[&Family] =
-    &[&STATUS_SLOWEST, &STATUS_ROUND, &STATUS_SLOW, &STATUS_PENDING, &IMAGES, &IMAGES_BYTES];
-
 /// A call this old, in seconds, is taken for hung in `nodewhy_runtime_up`. The finding has its own threshold.
 const UP_UNANSWERED_SECONDS: f64 = 10.0;
 
@@ -401,6 +411,24 @@ fn summary(reading: &Reading) -> String {
     }
 }
 
+static UP: Family = Family::gauge("nodewhy_runtime_up", "Whether the container runtime answers CRI calls.");
+static CALL: Family =
+    Family::gauge("nodewhy_runtime_call_seconds", "How long the newest answer to this CRI call took.")
+        .by(&["call"]);
+static CALL_PENDING: Family = Family::gauge(
+    "nodewhy_runtime_call_pending_seconds",
+    "The age of the CRI call in flight; absent while none is.",
+)
+.by(&["call"]);
+static CONDITION: Family =
+    Family::gauge("nodewhy_runtime_condition", "A condition of the runtime's own, by its newest Status.")
+        .by(&["type"]);
+static SANDBOXES: Family =
+    Family::gauge("nodewhy_runtime_sandboxes", "Pod sandboxes by state, of the newest relist.")
+        .by(&["state"]);
+static CONTAINERS: Family =
+    Family::gauge("nodewhy_runtime_containers", "Containers by state, of the newest relist.").by(&["state"]);
+
 fn metrics(reading: &Reading, sink: &mut Sink) {
     let inspection = &reading.inspection;
     sink.put_some(&STATUS_SLOWEST, &[], inspection.slowest_seconds);
@@ -419,10 +447,7 @@ fn metrics(reading: &Reading, sink: &mut Sink) {
         "missing" | "refused" | "backlog_full" => Some(false),
         _ => None,
     };
-    if let Some(is_up) = is_up {
-        let help = "Whether the container runtime answers CRI calls.";
-        sink.gauge("nodewhy_runtime_up", help, f64::from(u8::from(is_up)));
-    }
+    sink.put_some(&UP, &[], is_up.map(|is_up| f64::from(u8::from(is_up))));
     let calls = [
         ("Version", &reading.version.call),
         ("Status", &reading.status),
@@ -431,38 +456,19 @@ fn metrics(reading: &Reading, sink: &mut Sink) {
         ("relist", &reading.relist.call),
     ];
     for (name, call) in calls {
-        if let Some(seconds) = call.took_seconds {
-            let help = "How long the newest answer to this CRI call took.";
-            sink.gauge_with("nodewhy_runtime_call_seconds", help, &[("call", name)], seconds);
-        }
-        if let Some(seconds) = call.pending_seconds {
-            let help = "The age of the CRI call in flight; absent while none is.";
-            sink.gauge_with("nodewhy_runtime_call_pending_seconds", help, &[("call", name)], seconds);
-        }
+        sink.put_some(&CALL, &[name], call.took_seconds);
+        sink.put_some(&CALL_PENDING, &[name], call.pending_seconds);
     }
     for kind in ["RuntimeReady", "NetworkReady"] {
-        if let Some(condition) = reading.condition(kind) {
-            let help = "A condition of the runtime's own, by its newest Status.";
-            let value = f64::from(u8::from(condition.status));
-            sink.gauge_with("nodewhy_runtime_condition", help, &[("type", kind)], value);
-        }
+        let status = reading.condition(kind).map(|condition| f64::from(u8::from(condition.status)));
+        sink.put_some(&CONDITION, &[kind], status);
     }
-    let counts = [
-        (
-            "nodewhy_runtime_sandboxes",
-            "Pod sandboxes by state, of the newest relist.",
-            &reading.relist.sandboxes,
-        ),
-        (
-            "nodewhy_runtime_containers",
-            "Containers by state, of the newest relist.",
-            &reading.relist.containers,
-        ),
-    ];
-    for (name, help, counts) in counts {
+    for (family, counts) in
+        [(&SANDBOXES, &reading.relist.sandboxes), (&CONTAINERS, &reading.relist.containers)]
+    {
         for (state, count) in counts.iter().flatten() {
             // Exact up to 2^53 containers.
-            sink.gauge_with(name, help, &[("state", state)], *count as f64);
+            sink.put(family, &[state], *count as f64);
         }
     }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use nodewhy_clock::Stamp;
 use nodewhy_proto::{EventBody, Evidence, ProcessChange, Role, Severity, Subject, SubjectKind};
 
-use super::{Api, Healthz, KubeletProcess, Reading};
+use super::{Api, Healthz, KubeletProcess, Reading, metrics};
 use crate::collector::{Abnormal, Happening, Noticed, Pair};
-use crate::metrics::Sink;
+use crate::metrics::{Family, Sink};
 use crate::thresholds::{Heuristic, Limit, Thresholds};
 
 /// An answer takes this long when the kubelet hangs; a well one takes a millisecond.
@@ -288,29 +288,57 @@ pub(super) fn summary(reading: &Reading) -> String {
     format!("{} (pid {}) {ping}", process.name, process.pid)
 }
 
+static UP: Family = Family::gauge("nodewhy_kubelet_up", "Whether a kubelet's process runs.");
+static STARTS: Family = Family::counter(
+    "nodewhy_kubelet_starts_total",
+    "Kubelet processes that were seen since the agent began to look.",
+);
+static UPTIME: Family = Family::gauge("nodewhy_kubelet_uptime_seconds", "How long the kubelet has run.");
+static RESIDENT: Family =
+    Family::gauge("nodewhy_kubelet_resident_memory_bytes", "The kubelet's resident memory.");
+static THREADS: Family = Family::gauge("nodewhy_kubelet_threads", "The kubelet's threads.");
+static HEALTHZ_OK: Family =
+    Family::gauge("nodewhy_kubelet_healthz_ok", "Whether the kubelet's ping says 200. It knows of no fault.");
+static HEALTHZ_DURATION: Family =
+    Family::gauge("nodewhy_kubelet_healthz_duration_seconds", "How long the newest answer took.");
+static HEALTHZ_PENDING: Family =
+    Family::gauge("nodewhy_kubelet_healthz_pending_seconds", "Age of the oldest unanswered ping.");
+
+pub(super) static FAMILIES: &[&Family] = &[
+    &UP,
+    &STARTS,
+    &UPTIME,
+    &RESIDENT,
+    &THREADS,
+    &HEALTHZ_OK,
+    &HEALTHZ_DURATION,
+    &HEALTHZ_PENDING,
+    &metrics::API_UP,
+    &metrics::PLEG_AGE,
+    &metrics::RELIST_P99,
+    &metrics::RELISTS,
+    &metrics::OPERATIONS,
+    &metrics::OPERATION_ERRORS,
+    &metrics::OPERATION_SECONDS,
+    &metrics::EVICTIONS,
+    &metrics::CERTIFICATE_TTL,
+    &metrics::RENEW_ERRORS,
+    &metrics::REQUESTS,
+    &metrics::RUNNING_PODS,
+    &metrics::RUNNING_CONTAINERS,
+];
+
 pub(super) fn metrics(reading: &Reading, sink: &mut Sink) {
-    super::metrics::of_api(&reading.api, sink);
+    metrics::of_api(&reading.api, sink);
     if reading.process_unseen.is_none() {
         let up = f64::from(u8::from(reading.process.is_some()));
-        sink.gauge("nodewhy_kubelet_up", "Whether a kubelet's process runs.", up);
+        sink.put(&UP, &[], up);
     }
-    sink.counter(
-        "nodewhy_kubelet_starts_total",
-        "Kubelet processes that were seen since the agent began to look.",
-        reading.starts_total as f64,
-    );
+    sink.put(&STARTS, &[], reading.starts_total as f64);
     if let Some(process) = &reading.process {
-        sink.gauge("nodewhy_kubelet_uptime_seconds", "How long the kubelet has run.", process.uptime_seconds);
-        if let Some(bytes) = process.rss_bytes {
-            sink.gauge(
-                "nodewhy_kubelet_resident_memory_bytes",
-                "The kubelet's resident memory.",
-                bytes as f64,
-            );
-        }
-        if let Some(threads) = process.threads {
-            sink.gauge("nodewhy_kubelet_threads", "The kubelet's threads.", f64::from(threads));
-        }
+        sink.put(&UPTIME, &[], process.uptime_seconds);
+        sink.put_some(&RESIDENT, &[], process.rss_bytes.map(|bytes| bytes as f64));
+        sink.put_some(&THREADS, &[], process.threads.map(f64::from));
     }
     let (ok, took, pending) = match &reading.healthz {
         // Nothing was learned: nothing is said.
@@ -322,17 +350,7 @@ pub(super) fn metrics(reading: &Reading, sink: &mut Sink) {
             ((*age_seconds >= HUNG_SECONDS).then_some(0.0), None, Some(*age_seconds))
         }
     };
-    if let Some(ok) = ok {
-        sink.gauge(
-            "nodewhy_kubelet_healthz_ok",
-            "Whether the kubelet's ping says 200. It knows of no fault.",
-            ok,
-        );
-    }
-    if let Some(seconds) = took {
-        sink.gauge("nodewhy_kubelet_healthz_duration_seconds", "How long the newest answer took.", seconds);
-    }
-    if let Some(seconds) = pending {
-        sink.gauge("nodewhy_kubelet_healthz_pending_seconds", "Age of the oldest unanswered ping.", seconds);
-    }
+    sink.put_some(&HEALTHZ_OK, &[], ok);
+    sink.put_some(&HEALTHZ_DURATION, &[], took);
+    sink.put_some(&HEALTHZ_PENDING, &[], pending);
 }

@@ -3,72 +3,55 @@
 use super::Api;
 use crate::metrics::{Family, Sink};
 
-static API_UP: Family = Family::gauge(
+pub(super) static API_UP: Family = Family::gauge(
     "nodewhy_kubelet_api_up",
     "Whether the kubelet's own API gave its metrics when asked last; absent while no token is set.",
 );
-static PLEG_AGE: Family = Family::gauge(
+pub(super) static PLEG_AGE: Family = Family::gauge(
     "nodewhy_kubelet_pleg_age_seconds",
     "How long ago the kubelet last listed its containers, when its metrics were read.",
 );
-static RELIST_P99: Family = Family::gauge(
+pub(super) static RELIST_P99: Family = Family::gauge(
     "nodewhy_kubelet_relist_p99_seconds",
     "The 99th percentile of the kubelet's relists between the newest two readings of its metrics.",
 );
-static RELISTS: Family =
+pub(super) static RELISTS: Family =
     Family::counter("nodewhy_kubelet_relists_total", "Relists that the kubelet has ended since it began.");
-static OPERATIONS: Family = Family::counter(
+pub(super) static OPERATIONS: Family = Family::counter(
     "nodewhy_kubelet_runtime_operations_total",
     "The kubelet's calls to the runtime since it began.",
 )
 .by(&["operation_type"]);
-static OPERATION_ERRORS: Family = Family::counter(
+pub(super) static OPERATION_ERRORS: Family = Family::counter(
     "nodewhy_kubelet_runtime_operations_errors_total",
     "The kubelet's calls to the runtime that failed; no series for a kind that never did.",
 )
 .by(&["operation_type"]);
-static OPERATION_SECONDS: Family = Family::counter(
+pub(super) static OPERATION_SECONDS: Family = Family::counter(
     "nodewhy_kubelet_runtime_operations_seconds_total",
     "Time that the kubelet waited for its calls to the runtime.",
 )
 .by(&["operation_type"]);
-static EVICTIONS: Family =
+pub(super) static EVICTIONS: Family =
     Family::counter("nodewhy_kubelet_evictions_total", "Pods that the kubelet has evicted since it began.")
         .by(&["eviction_signal"]);
-static CERTIFICATE_TTL: Family = Family::gauge(
+pub(super) static CERTIFICATE_TTL: Family = Family::gauge(
     "nodewhy_kubelet_certificate_ttl_seconds",
     "For how long the kubelet's client certificate is good; negative when it has expired.",
 );
-static RENEW_ERRORS: Family = Family::counter(
+pub(super) static RENEW_ERRORS: Family = Family::counter(
     "nodewhy_kubelet_certificate_renew_errors_total",
     "Renewals of the kubelet's client certificate that failed.",
 );
-static REQUESTS: Family = Family::counter(
+pub(super) static REQUESTS: Family = Family::counter(
     "nodewhy_kubelet_api_server_requests_total",
     "The kubelet's requests to the API server by status code; <error>: no answer.",
 )
 .by(&["code"]);
-static RUNNING_PODS: Family =
+pub(super) static RUNNING_PODS: Family =
     Family::gauge("nodewhy_kubelet_running_pods", "Pods that run, as the kubelet counts them.");
-static RUNNING_CONTAINERS: Family =
+pub(super) static RUNNING_CONTAINERS: Family =
     Family::gauge("nodewhy_kubelet_containers", "Containers, as the kubelet counts them.").by(&["state"]);
-
-/// Those that its own API tells.
-pub(super) static FAMILIES: &[&Family] = &[
-    &API_UP,
-    &PLEG_AGE,
-    &RELIST_P99,
-    &RELISTS,
-    &OPERATIONS,
-    &OPERATION_ERRORS,
-    &OPERATION_SECONDS,
-    &EVICTIONS,
-    &CERTIFICATE_TTL,
-    &RENEW_ERRORS,
-    &REQUESTS,
-    &RUNNING_PODS,
-    &RUNNING_CONTAINERS,
-];
 
 pub(super) fn of_api(api: &Api, sink: &mut Sink) {
     if api.missing.is_none() && (api.metrics.is_some() || api.metrics_error.is_some()) {
