@@ -7,6 +7,7 @@ pub mod board;
 pub mod collect;
 pub mod collector;
 pub mod cri;
+pub mod distribution;
 pub mod events;
 pub mod findings;
 pub mod host;

@@ -20,7 +20,10 @@ fn patterns(text: &str) -> BTreeSet<String> {
             // `2026-11-21T08:31:47.236732+0000 lab-node1 systemd[1]: text`.
             _ => (Programs::SYSTEMD, line.split_once("systemd[1]: ").unwrap().1),
         };
-        seen.extend(pattern::find(line, programs).map(|found| format!("{source} {} {:?}", found.pattern, found.fields)));
+        seen.extend(
+            pattern::find(line, programs)
+                .map(|found| format!("{source} {} {:?}", found.pattern, found.fields)),
+        );
     }
     seen
 }
@@ -28,12 +31,25 @@ fn patterns(text: &str) -> BTreeSet<String> {
 #[test]
 fn zz() {
     for v in ["1.32.6", "1.36.2"] {
-        for e in ["boot","kubelet-killed","kubelet-stopped","runtime-down","pleg","cni-uninitialized","memory-pressure","disk-pressure","pod-oom","system-oom"] {
+        for e in [
+            "boot",
+            "kubelet-killed",
+            "kubelet-stopped",
+            "runtime-down",
+            "pleg",
+            "cni-uninitialized",
+            "memory-pressure",
+            "disk-pressure",
+            "pod-oom",
+            "system-oom",
+        ] {
             let path = format!("{}/fixtures/logs/kubelet-{v}/{e}.gz", env!("CARGO_MANIFEST_DIR"));
             #[allow(clippy::disallowed_methods)]
             let packed = std::fs::read(path).unwrap();
             println!("== {v} {e}");
-            for p in patterns(&recorded(&packed)) { println!("{}", p.chars().take(200).collect::<String>()); }
+            for p in patterns(&recorded(&packed)) {
+                println!("{}", p.chars().take(200).collect::<String>());
+            }
         }
     }
 }
