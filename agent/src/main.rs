@@ -26,7 +26,8 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     let told = cli.told.or(file);
     let settings = told.clone().settings()?;
     if cli.check_config {
-        settings.token()?;
+        settings.listen().check()?;
+        settings.credentials.check()?;
         let text = toml::to_string(&told).context("cannot print the settings")?;
         return print(&format!("{text}# understood; what is not named here has its default\n"));
     }
