@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use nodewhy_proto as proto;
 use serde_json::{Value, json};
-use utoipa::openapi::{Components, ComponentsBuilder, Info, OpenApiBuilder};
+use utoipa::ToSchema;
+use utoipa::openapi::{Components, ComponentsBuilder, Info, OpenApiBuilder, RefOr, Schema};
 
 use crate::board::Board;
 use crate::serve::routes::{Route, Source};
@@ -45,16 +46,31 @@ fn about(board: &Board) -> String {
     )
 }
 
+/// Of what the paths answer with, and of all that is in it.
 fn schemas() -> Components {
-    ComponentsBuilder::new()
-        .schema_from::<proto::NodeInfo>()
-        .schema_from::<proto::State>()
-        .schema_from::<proto::Finding>()
-        .schema_from::<proto::Event>()
-        .schema_from::<proto::Page>()
-        .schema_from::<proto::Answer>()
-        .schema_from::<proto::Problem>()
-        .build()
+    let mut found = Vec::new();
+    add::<proto::NodeInfo>(&mut found);
+    add::<proto::State>(&mut found);
+    add::<proto::Finding>(&mut found);
+    add::<proto::Event>(&mut found);
+    add::<proto::Page>(&mut found);
+    add::<proto::Answer>(&mut found);
+    add::<proto::Problem>(&mut found);
+    // utoipa passes over what is flattened, and over what a variant holds.
+    add::<proto::Outcome>(&mut found);
+    add::<proto::EventBody>(&mut found);
+    add::<proto::OomKill>(&mut found);
+    add::<proto::KernelMessage>(&mut found);
+    add::<proto::LogLine>(&mut found);
+    add::<proto::Change>(&mut found);
+    add::<proto::ProcessChange>(&mut found);
+    add::<proto::Gap>(&mut found);
+    ComponentsBuilder::new().schemas_from_iter(found).build()
+}
+
+fn add<T: ToSchema>(found: &mut Vec<(String, RefOr<Schema>)>) {
+    T::schemas(found);
+    found.push((T::name().into_owned(), T::schema()));
 }
 
 fn operation(route: &Route) -> Value {
@@ -64,6 +80,8 @@ fn operation(route: &Route) -> Value {
         .map(|(name, about)| {
             let schema = match *name {
                 "readings" => json!({"type": "string", "enum": ["true", "false"]}),
+                // Opaque to readers; so much may be told that rubbish is known for it.
+                "after" => json!({"type": "string", "pattern": "^[0-9a-f]{1,32}-[0-9]{1,19}$"}),
                 _ => json!({"type": "string"}),
             };
             json!({"name": name, "in": "query", "required": false, "description": about, "schema": schema})
@@ -103,8 +121,21 @@ fn content(route: &Route) -> Value {
         Source::State => json(schema("State")),
         Source::Findings => json(json!({"type": "array", "items": schema("Finding")})),
         Source::Events => {
-            let about = "Server-sent events: `event` is the kind, `id` the cursor, `data` an Event as JSON.";
-            json!({"text/event-stream": {"schema": {"type": "string", "description": about}}})
+            let event = json!({
+                "type": "object",
+                "description": "Each event of the stream: its kind, its cursor, and the Event as JSON.",
+                "required": ["data"],
+                "properties": {
+                    "event": {"type": "string"},
+                    "id": {"type": "string"},
+                    "data": {
+                        "type": "string",
+                        "contentMediaType": "application/json",
+                        "contentSchema": schema("Event"),
+                    },
+                },
+            });
+            json!({"text/event-stream": {"schema": event}})
         }
         Source::Kmsg => json(json!({"type": "array", "items": {"type": "object"}})),
         Source::OpenApi => json(json!({"type": "object"})),
