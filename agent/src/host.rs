@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
+pub mod fetch;
 mod folder;
 pub mod get;
 pub mod kmsg;
@@ -12,6 +13,7 @@ pub mod known;
 pub mod own;
 pub mod process;
 pub mod syslog;
+pub mod tls;
 mod unix;
 pub mod wake;
 
@@ -48,12 +50,14 @@ pub struct KubeletPlaces {
     pub root: Option<PathBuf>,
     /// Where its ping answers (`healthzBindAddress`, `healthzPort`).
     pub healthz: Option<SocketAddr>,
+    /// Where its API answers (`address`, `port`).
+    pub api: Option<SocketAddr>,
 }
 
 /// Where things stand on this node, as set. `None` is "look in the usual places".
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// The runtime's CRI socket, a path of the host.
+    /// The runtime's CRI socket, a path of the host; `none`: it is not to be asked.
     pub runtime_socket: Option<PathBuf>,
     /// The folder of CNI configurations.
     pub cni_conf_dir: PathBuf,
@@ -63,6 +67,19 @@ pub struct Places {
     pub kubelet_healthz: Option<SocketAddr>,
     /// The kubelet's root folder; see [`Host::kubelet_root`].
     pub kubelet_root: Option<PathBuf>,
+    /// Where the kubelet's own API answers; see [`Host::kubelet_api`].
+    pub kubelet_api: Option<SocketAddr>,
+    /// The bearer token for it; a path of the agent's own.
+    pub kubelet_token_file: Option<PathBuf>,
+    /// Who signed its certificate; a path of the agent's own.
+    pub kubelet_ca_file: Option<PathBuf>,
+    /// Which distribution this is: a name of [`crate::distribution::DISTRIBUTIONS`].
+    pub distribution: Option<String>,
+}
+
+/// What is set in place of the runtime's socket where it is not to be asked.
+pub fn is_none_socket(path: &Path) -> bool {
+    path == Path::new("none")
 }
 
 impl Default for Places {
@@ -73,6 +90,10 @@ impl Default for Places {
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into(), "/usr/libexec/cni".into()],
             kubelet_healthz: None,
             kubelet_root: None,
+            kubelet_api: None,
+            kubelet_token_file: None,
+            kubelet_ca_file: None,
+            distribution: None,
         }
     }
 }
@@ -197,6 +218,12 @@ impl Host {
     pub fn kubelet_healthz(&self) -> SocketAddr {
         let set = self.places.kubelet_healthz;
         set.or_else(|| self.learned().healthz).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 10248)))
+    }
+
+    /// Where the kubelet's own API answers: as set, else as the kubelet has it, else its default.
+    pub fn kubelet_api(&self) -> SocketAddr {
+        let set = self.places.kubelet_api;
+        set.or_else(|| self.learned().api).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 10250)))
     }
 
     /// Takes over what the running kubelet was told; every clone of this host knows it then.

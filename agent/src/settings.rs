@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::collect::COLLECTORS;
-use crate::host::Places;
+use crate::distribution::DISTRIBUTIONS;
+use crate::host::{Places, is_none_socket};
 use crate::serve::{CredentialFiles, DEFAULT_PORT, DEFAULT_SOCKET, Listen};
 use crate::thresholds::Overrides;
 
@@ -136,7 +137,7 @@ pub struct Told {
     /// Whether to keep the agent's own memory from being evicted (mlockall) [default: true]
     #[arg(long, env = "NODEWHY_LOCK_MEMORY", value_name = "BOOL")]
     pub lock_memory: Option<bool>,
-    /// The runtime's CRI socket [default: from the kubelet's settings, then the usual places]
+    /// The runtime's CRI socket, or `none` to leave it alone [default: from the kubelet's settings, then the usual places]
     #[arg(long, env = "NODEWHY_RUNTIME_SOCKET", value_name = "PATH", global = true)]
     pub runtime_socket: Option<PathBuf>,
     /// The folder of CNI configurations [default: /etc/cni/net.d]
@@ -158,6 +159,18 @@ pub struct Told {
     /// The kubelet's root folder [default: from the kubelet's flags, then /var/lib/kubelet]
     #[arg(long, env = "NODEWHY_KUBELET_ROOT", value_name = "DIR", global = true)]
     pub kubelet_root: Option<PathBuf>,
+    /// Where the kubelet's own API answers [default: from the kubelet's settings, then 127.0.0.1:10250]
+    #[arg(long, env = "NODEWHY_KUBELET_API", value_name = "ADDRESS", global = true)]
+    pub kubelet_api: Option<SocketAddr>,
+    /// The file with the bearer token for the kubelet's API; without it the kubelet's own metrics are not read
+    #[arg(long, env = "NODEWHY_KUBELET_TOKEN_FILE", value_name = "FILE", global = true)]
+    pub kubelet_token_file: Option<PathBuf>,
+    /// Who signed the kubelet's certificate [default: whoever listens must be root's process]
+    #[arg(long, env = "NODEWHY_KUBELET_CA_FILE", value_name = "FILE", global = true)]
+    pub kubelet_ca_file: Option<PathBuf>,
+    /// Which distribution of Kubernetes this is [default: found by its signs]
+    #[arg(long, env = "NODEWHY_DISTRIBUTION", value_name = "NAME", global = true)]
+    pub distribution: Option<String>,
     /// Limits, in the file alone.
     #[arg(skip)]
     #[serde(default)]
@@ -182,6 +195,10 @@ const KEYS: &[&str] = &[
     "cni_bin_dirs",
     "kubelet_healthz",
     "kubelet_root",
+    "kubelet_api",
+    "kubelet_token_file",
+    "kubelet_ca_file",
+    "distribution",
     THRESHOLDS,
 ];
 /// The table of limits: in the file alone.
@@ -275,6 +292,10 @@ impl Told {
             cni_bin_dirs: either(self.cni_bin_dirs, other.cni_bin_dirs),
             kubelet_healthz: self.kubelet_healthz.or(other.kubelet_healthz),
             kubelet_root: self.kubelet_root.or(other.kubelet_root),
+            kubelet_api: self.kubelet_api.or(other.kubelet_api),
+            kubelet_token_file: self.kubelet_token_file.or(other.kubelet_token_file),
+            kubelet_ca_file: self.kubelet_ca_file.or(other.kubelet_ca_file),
+            distribution: self.distribution.or(other.distribution),
             thresholds: other.thresholds,
         }
     }
@@ -319,6 +340,10 @@ impl Told {
                 },
                 kubelet_healthz: self.kubelet_healthz,
                 kubelet_root: self.kubelet_root,
+                kubelet_api: self.kubelet_api,
+                kubelet_token_file: self.kubelet_token_file,
+                kubelet_ca_file: self.kubelet_ca_file,
+                distribution: self.distribution,
             },
             thresholds: self.thresholds,
         };
@@ -343,9 +368,14 @@ impl Settings {
             return Err(SettingsError::Senseless(what));
         }
         let places = &self.places;
+        if let Some(name) = &places.distribution {
+            let known = DISTRIBUTIONS.iter().map(|distribution| distribution.name);
+            check_known(known, name, "distribution", "distribution".to_owned())?;
+        }
+        let socket = places.runtime_socket.as_ref().filter(|path| !is_none_socket(path));
         let absolute = [
             ("host_root", Some(&self.host_root), "/host"),
-            ("runtime_socket", places.runtime_socket.as_ref(), "/run/containerd/containerd.sock"),
+            ("runtime_socket", socket, "/run/containerd/containerd.sock"),
             ("cni_conf_dir", Some(&places.cni_conf_dir), "/etc/cni/net.d"),
             ("kubelet_root", places.kubelet_root.as_ref(), "/var/lib/kubelet"),
         ];

@@ -107,6 +107,22 @@ pub struct NodeInfo {
     /// What is known of the kubelet: its process, or that there is none here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubelet: Option<String>,
+    /// Which distribution of Kubernetes this node is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distribution: Option<NodeDistribution>,
+    /// Whether the node is a container (kind): what the kernel says is then of all nodes that share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_kernel: Option<bool>,
     /// The agent itself.
     pub agent: AgentInfo,
+}
+
+/// A distribution of Kubernetes.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDistribution {
+    /// `kubeadm`, `k3s`, `eks`, …
+    pub name: String,
+    /// Which rule found it.
+    pub found_by: String,
 }

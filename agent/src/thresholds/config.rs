@@ -57,6 +57,8 @@ struct File {
     merge_default_eviction_settings: Option<bool>,
     healthz_port: Option<u16>,
     healthz_bind_address: Option<String>,
+    port: Option<u16>,
+    address: Option<String>,
 }
 
 /// What matters of the command line; the last of a repeated flag counts.
@@ -69,6 +71,8 @@ struct Flags {
     args_file: Option<String>,
     healthz_port: Option<String>,
     healthz_bind_address: Option<String>,
+    port: Option<String>,
+    address: Option<String>,
 }
 
 pub(super) fn read(host: &Host) -> Config {
@@ -110,7 +114,7 @@ pub(super) fn read(host: &Host) -> Config {
     is_whole &= notes.len() == known;
     // A relative root is relative to a folder that is not known here.
     let root = flags.root_dir.as_deref().map(PathBuf::from).filter(|root| root.is_absolute());
-    let places = Some(KubeletPlaces { root, healthz: healthz(&flags, &file) });
+    let places = Some(KubeletPlaces { root, healthz: healthz(&flags, &file), api: api(&flags, &file) });
     let memory_available = match (&flags.eviction_hard, &file.eviction_hard) {
         (Some(flag), _) => from_flag(flag),
         (None, Some(map)) => from_map(map, file.merge_default_eviction_settings == Some(true)),
@@ -201,16 +205,27 @@ impl File {
             other.merge_default_eviction_settings.or(self.merge_default_eviction_settings);
         self.healthz_port = other.healthz_port.or(self.healthz_port);
         self.healthz_bind_address = other.healthz_bind_address.or(self.healthz_bind_address.take());
+        self.port = other.port.or(self.port);
+        self.address = other.address.or(self.address.take());
     }
 }
 
 /// Where the ping answers; `None` where nothing is set, or port 0 switches it off.
 fn healthz(flags: &Flags, file: &File) -> Option<SocketAddr> {
-    let port = match &flags.healthz_port {
-        Some(port) => Some(port.parse::<u16>().ok()?),
-        None => file.healthz_port,
-    };
     let address = flags.healthz_bind_address.as_deref().or(file.healthz_bind_address.as_deref());
+    answers(flags.healthz_port.as_deref(), file.healthz_port, address, 10248)
+}
+
+/// Where the API answers; `None` where nothing is set.
+fn api(flags: &Flags, file: &File) -> Option<SocketAddr> {
+    answers(flags.port.as_deref(), file.port, flags.address.as_deref().or(file.address.as_deref()), 10250)
+}
+
+fn answers(flag: Option<&str>, file: Option<u16>, address: Option<&str>, usual: u16) -> Option<SocketAddr> {
+    let port = match flag {
+        Some(port) => Some(port.parse::<u16>().ok()?),
+        None => file,
+    };
     if port.is_none() && address.is_none() {
         return None;
     }
@@ -220,7 +235,7 @@ fn healthz(flags: &Flags, file: &File) -> Option<SocketAddr> {
         IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         address => address,
     };
-    let port = port.unwrap_or(10248);
+    let port = port.unwrap_or(usual);
     (port != 0).then_some(SocketAddr::new(address, port))
 }
 
@@ -294,6 +309,8 @@ fn flags(arguments: &[String]) -> Flags {
             "kubelet-args-file" => flags.args_file = Some(value),
             "healthz-port" => flags.healthz_port = Some(value),
             "healthz-bind-address" => flags.healthz_bind_address = Some(value),
+            "port" if !is_k3s(arguments) || handed_on => flags.port = Some(value),
+            "address" if !is_k3s(arguments) || handed_on => flags.address = Some(value),
             _ => {}
         }
     }

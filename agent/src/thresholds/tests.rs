@@ -67,7 +67,7 @@ fn the_recorded_configurations() {
         let read = configured(CMDLINE, &[("lab/kubelet.yaml", &file)]);
         assert_eq!(available(&read), Some((100.0 * MIB, Origin::KubeletConfig)));
         let healthz = Some(([127, 0, 0, 1], 10248).into());
-        assert_eq!(read.places, Some(KubeletPlaces { root: None, healthz }));
+        assert_eq!(read.places, Some(KubeletPlaces { root: None, healthz, api: None }));
         assert_eq!((read.is_whole, read.notes), (true, Vec::<String>::new()));
     }
 }
