@@ -1,6 +1,7 @@
 //! The list of collectors. A new one is a file in `collect/` and two lines here: its `mod` and its entry.
 
 pub mod cni;
+pub mod conntrack;
 pub mod kubelet;
 pub mod memory;
 pub mod oom;
@@ -17,6 +18,7 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &runtime::COLLECTOR,
     &kubelet::COLLECTOR,
     &cni::COLLECTOR,
+    &conntrack::COLLECTOR,
 ];
 
 #[cfg(test)]

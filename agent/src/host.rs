@@ -8,8 +8,11 @@
 pub mod fetch;
 mod folder;
 pub mod get;
+#[cfg(test)]
+pub(crate) mod inside;
 pub mod kmsg;
 pub mod known;
+pub mod module;
 pub mod netlink;
 pub mod process;
 pub mod syslog;
