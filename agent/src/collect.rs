@@ -4,6 +4,7 @@ pub mod cni;
 pub mod conntrack;
 pub mod kubelet;
 pub mod memory;
+pub mod netfilter;
 pub mod oom;
 pub mod pressure;
 pub mod runtime;
@@ -19,6 +20,7 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &kubelet::COLLECTOR,
     &cni::COLLECTOR,
     &conntrack::COLLECTOR,
+    &netfilter::COLLECTOR,
 ];
 
 #[cfg(test)]

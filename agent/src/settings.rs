@@ -287,6 +287,10 @@ impl Told {
                 },
                 kubelet_healthz: self.kubelet_healthz,
                 kubelet_root: self.kubelet_root,
+                netfilter_exact_entries_max: self
+                    .thresholds
+                    .value("netfilter_exact_entries_max")
+                    .map_or(usual.netfilter_exact_entries_max, |entries| entries as u64),
             },
             thresholds: self.thresholds,
         };

@@ -14,7 +14,7 @@ pub(crate) fn inside(test: &str, script: &str) -> bool {
     }
     let setup = format!(
         "( echo -n kthreadd > /proc/$BASHPID/comm; read -r _ ) <&0 &\n\
-         until [ "$(cat /proc/2/comm)" = kthreadd ]; do :; done\n\
+         until [ \"$(cat /proc/2/comm)\" = kthreadd ]; do :; done\n\
          set -e; mount -t tmpfs none /run; ip link set lo up\n{script}\nexec \"$0\" --exact \"$1\" --nocapture"
     );
     let program = std::env::current_exe().unwrap();
