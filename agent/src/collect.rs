@@ -2,9 +2,11 @@
 
 pub mod cgroups;
 pub mod cni;
+pub mod conntrack;
 pub mod kubelet;
 pub mod logs;
 pub mod memory;
+pub mod netfilter;
 pub mod oom;
 pub mod pressure;
 pub mod runtime;
@@ -23,6 +25,8 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &cni::COLLECTOR,
     &tasks::COLLECTOR,
     &logs::COLLECTOR,
+    &conntrack::COLLECTOR,
+    &netfilter::COLLECTOR,
 ];
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! The way of a sample: [`host`] → [`collect`] (open, read, parse, detect) → [`schedule`] (one thread a collector) →
 //! [`findings`] and [`events`] on the [`board`] → [`serve`].
 
+pub mod apart;
 pub mod board;
 pub mod collect;
 pub mod collector;

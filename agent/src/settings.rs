@@ -344,6 +344,10 @@ impl Told {
                 kubelet_token_file: self.kubelet_token_file,
                 kubelet_ca_file: self.kubelet_ca_file,
                 distribution: self.distribution,
+                netfilter_exact_entries_max: self
+                    .thresholds
+                    .value("netfilter_exact_entries_max")
+                    .map_or(usual.netfilter_exact_entries_max, |entries| entries as u64),
             },
             thresholds: self.thresholds,
         };
