@@ -1,8 +1,10 @@
 //! The list of collectors. A new one is a file in `collect/` and two lines here: its `mod` and its entry.
 
+pub mod api_server;
 pub mod cni;
 pub mod kubelet;
 pub mod memory;
+pub mod network;
 pub mod oom;
 pub mod pressure;
 pub mod runtime;
@@ -17,6 +19,8 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &runtime::COLLECTOR,
     &kubelet::COLLECTOR,
     &cni::COLLECTOR,
+    &network::COLLECTOR,
+    &api_server::COLLECTOR,
 ];
 
 #[cfg(test)]

@@ -72,6 +72,8 @@ pub struct Places {
     pub kubelet_healthz: Option<SocketAddr>,
     /// The kubelet's root folder; see [`Host::kubelet_root`].
     pub kubelet_root: Option<PathBuf>,
+    /// The API server, as the kubelet would dial it.
+    pub api_server: Option<dial::Target>,
 }
 
 impl Default for Places {
@@ -82,6 +84,7 @@ impl Default for Places {
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into(), "/usr/libexec/cni".into()],
             kubelet_healthz: None,
             kubelet_root: None,
+            api_server: None,
         }
     }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::collect::COLLECTORS;
 use crate::host::Places;
+use crate::host::dial::Target;
 use crate::serve::{DEFAULT_PORT, DEFAULT_SOCKET};
 use crate::thresholds::Overrides;
 
@@ -144,6 +145,9 @@ pub struct Told {
     /// The kubelet's root folder [default: from the kubelet's flags, then /var/lib/kubelet]
     #[arg(long, env = "NODEWHY_KUBELET_ROOT", value_name = "DIR", global = true)]
     pub kubelet_root: Option<PathBuf>,
+    /// The API server, as URL or HOST:PORT [default: from the kubelet's kubeconfig, then from its connections]
+    #[arg(long, env = "NODEWHY_API_SERVER", value_name = "URL", global = true)]
+    pub api_server: Option<String>,
     /// Limits, in the file alone.
     #[arg(skip)]
     #[serde(default)]
@@ -164,6 +168,7 @@ const KEYS: &[&str] = &[
     "cni_bin_dirs",
     "kubelet_healthz",
     "kubelet_root",
+    "api_server",
     THRESHOLDS,
 ];
 /// The table of limits: in the file alone.
@@ -253,6 +258,7 @@ impl Told {
             cni_bin_dirs: either(self.cni_bin_dirs, other.cni_bin_dirs),
             kubelet_healthz: self.kubelet_healthz.or(other.kubelet_healthz),
             kubelet_root: self.kubelet_root.or(other.kubelet_root),
+            api_server: self.api_server.or(other.api_server),
             thresholds: other.thresholds,
         }
     }
@@ -287,6 +293,7 @@ impl Told {
                 },
                 kubelet_healthz: self.kubelet_healthz,
                 kubelet_root: self.kubelet_root,
+                api_server: self.api_server.as_deref().map(api_server).transpose()?,
             },
             thresholds: self.thresholds,
         };
@@ -372,6 +379,14 @@ fn address(text: &str) -> Result<SocketAddr, SettingsError> {
     })
 }
 
+fn api_server(text: &str) -> Result<Target, SettingsError> {
+    Target::parse(text).ok_or_else(|| {
+        SettingsError::Senseless(format!(
+            "api_server {text:?} is no address: write it as https://api.example.org:6443 or 192.0.2.10:6443"
+        ))
+    })
+}
+
 fn check_known<'a>(
     known: impl Iterator<Item = &'a str>,
     name: &str,
@@ -453,6 +468,7 @@ mod tests {
         );
         assert!(told("listen = \"here\"").contains("is no address: write it as 127.0.0.1:10977"));
         assert!(told("host_root = \"host\"").contains("must be an absolute path"));
+        assert!(told("api_server = \"ftp://api\"").contains("write it as https://api.example.org:6443"));
         // As the kubelet's own flag would have it: taken for a path, it would be a socket that is missing.
         assert!(
             told("runtime_socket = \"unix:///run/containerd/containerd.sock\"")

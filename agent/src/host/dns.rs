@@ -259,7 +259,9 @@ mod tests {
 
     #[test]
     fn the_files_as_resolv_conf_5_and_hosts_5_have_them() {
-        let conf = resolv_conf("# made\nsearch example.org svc.\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\noptions edns0\nnameserver x\n");
+        let conf = resolv_conf(
+            "# made\nsearch example.org svc.\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\noptions edns0\nnameserver x\n",
+        );
         assert_eq!(conf.search, ["example.org", "svc"]);
         assert_eq!(conf.nameservers, ["127.0.0.53".parse::<IpAddr>().unwrap(), "fe80::1".parse().unwrap()]);
         let text = "127.0.0.1 localhost # api.lab\n192.0.2.9\tcp Api.Lab\n";
