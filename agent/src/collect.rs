@@ -1,12 +1,14 @@
 //! The list of collectors. A new one is a file in `collect/` and two lines here: its `mod` and its entry.
 
 pub mod cgroups;
+pub mod api_server;
 pub mod cni;
 pub mod conntrack;
 pub mod kubelet;
 pub mod logs;
 pub mod memory;
 pub mod netfilter;
+pub mod network;
 pub mod oom;
 pub mod pressure;
 pub mod runtime;
@@ -27,6 +29,8 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &logs::COLLECTOR,
     &conntrack::COLLECTOR,
     &netfilter::COLLECTOR,
+    &network::COLLECTOR,
+    &api_server::COLLECTOR,
 ];
 
 #[cfg(test)]

@@ -103,6 +103,8 @@ pub fn is_none_socket(path: &Path) -> bool {
     path == Path::new("none")
     /// Tables of rules with more entries are not counted one by one.
     pub netfilter_exact_entries_max: u64,
+    /// The API server, as the kubelet would dial it.
+    pub api_server: Option<dial::Target>,
 }
 
 impl Default for Places {
@@ -118,6 +120,7 @@ impl Default for Places {
             kubelet_ca_file: None,
             distribution: None,
             netfilter_exact_entries_max: 100_000,
+            api_server: None,
         }
     }
 }
