@@ -54,6 +54,7 @@ pub struct Source {
     stats: BTreeMap<String, (MemoryStat, Option<Timestamp>)>,
     kills: VecDeque<Kills>,
     refused: BTreeMap<String, (Duration, AtLimit)>,
+    forks: BTreeMap<String, u64>,
     churn: VecDeque<(Duration, u64, u64)>,
     kubepods: Option<(Option<MemoryEvents>, Option<MemoryEvents>)>,
     kubepods_hit: Option<(Duration, Timestamp)>,
@@ -66,7 +67,6 @@ struct Followed {
     process: Process,
     path: String,
     samples: BTreeMap<String, Samples>,
-    refused: BTreeMap<String, u64>,
 }
 
 pub(super) fn open(host: &Host) -> Result<Source, ReadError> {
@@ -88,6 +88,7 @@ pub(super) fn open(host: &Host) -> Result<Source, ReadError> {
         stats: BTreeMap::new(),
         kills: VecDeque::new(),
         refused: BTreeMap::new(),
+        forks: BTreeMap::new(),
         churn: VecDeque::new(),
         kubepods: None,
         kubepods_hit: None,
@@ -182,6 +183,9 @@ fn whole(
     let kubepods = groups.get("kubepods").map(|group| (group.memory.events, group.memory.events_local));
     let is_kubepods_pushed = pushed(source, kubepods, boot, reader.now);
     let pods = entries(source, host, known.as_deref(), boot);
+    if pods.iter().any(|pod| pod.name.is_none()) {
+        missing.extend(source.names.take(boot));
+    }
     tell_growth(source, grown, &pods, boot, reader.now);
     let controllers = match host.read("/proc/cgroups").map(|text| parse::controllers(&text)) {
         Ok(Ok(controllers)) => controllers,
@@ -246,6 +250,11 @@ fn look_at_pods(
     oom: bool,
     missing: &mut Vec<String>,
 ) -> Result<Vec<Grown>, ReadError> {
+    // Removed and made anew under the same name it is another cgroup: counters begin anew, and the watch is of the old.
+    let is_other = source.tree.as_ref().is_some_and(|tree| !tree.is_still(reader.host, &source.hierarchies));
+    if is_other {
+        (source.tree, source.watch, source.kubepods) = (None, None, None);
+    }
     if source.tree.is_none() {
         source.tree = tree::find(reader.host, &source.hierarchies)?;
         source.kubepods = None;
@@ -272,6 +281,7 @@ fn look_at_pods(
             (source.tree, source.watch, source.kubepods) = (None, None, None);
             Ok(Vec::new())
         }
+        // Then nothing is known of the pods, and no finding of theirs may end for that.
         Err(error) => Err(error),
     }
 }
@@ -330,7 +340,6 @@ fn follow(
         process: process.clone(),
         path: path.clone(),
         samples: BTreeMap::new(),
-        refused: BTreeMap::new(),
     });
     one.process = process;
     let mut levels = Vec::new();
@@ -342,13 +351,13 @@ fn follow(
         };
         let throttled =
             group.cpu.and_then(|cpu| one.samples.entry(level.to_owned()).or_default().take(boot, cpu));
-        let mut grew = 0;
-        if let Some(refused) = group.pids.refused {
-            let before = one.refused.insert(level.to_owned(), refused);
-            grew = before.map_or(0, |before| refused.saturating_sub(before));
-        }
-        // A program's own unit: a limit of a slice above it is that slice's.
-        if grew > 0 || is_full(group.pids.current, group.pids.max) {
+        let grew = group.pids.refused.map_or(0, |refused| {
+            // The two programs may have a slice in common: its growth is told once.
+            let before = source.forks.insert(level.to_owned(), refused);
+            before.map_or(0, |before| refused.saturating_sub(before))
+        });
+        let is_full = is_full(group.pids.current, group.pids.max);
+        if is_full || grew > 0 && (level == path || is_tight(&group)) {
             tell_limit(source, &group, None, Some(role), grew, boot);
         }
         levels.push(Level {
@@ -361,6 +370,12 @@ fn follow(
     let program = Program { role, name: one.process.name.clone(), pid: one.process.pid, levels };
     source.followed.push(one);
     Ok(Some(program))
+}
+
+/// Nearly out of process ids by its own limit. Since Linux 6.11 a slice's events are also those of every unit in it.
+fn is_tight(group: &Group) -> bool {
+    let max = group.pids.max.and_then(parse::Max::at);
+    group.pids.current.zip(max).is_some_and(|(current, max)| current >= max - max / 10)
 }
 
 /// `/a/b/c`, `/a/b`, `/a`. The root has no limits.

@@ -74,6 +74,7 @@ impl Node {
             ("pids.max", "max\n"),
             ("pids.events", "max 0\n"),
             ("io.stat", "8:0 rbytes=1 wbytes=2 rios=1 wios=1 dbytes=0 dios=0\n"),
+            ("cgroup.type", "domain\n"),
             ("cgroup.events", "populated 1\nfrozen 0\n"),
             ("cgroup.stat", "nr_descendants 1\nnr_dying_descendants 0\n"),
             ("cpu.pressure", PRESSURE),
@@ -136,7 +137,15 @@ fn a_quiet_node_is_read_in_full_and_has_no_findings() {
     node.write(&format!("var/log/pods/default_lab-pod-1_{UID}/x"), "");
     node.kubelet(&[]);
     let mut source = node.source();
-    let reading = node.tick(&mut source);
+    let mut reading = node.tick(&mut source);
+    // The logs' folder is listed beside the readings.
+    for _ in 0..500 {
+        if reading.pods[0].name.is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+        reading = node.tick(&mut source);
+    }
     assert_eq!((reading.mode, reading.kubepods.as_deref()), (CgroupMode::V2, Some("/kubepods.slice")));
     let page = reading::pods(&reading).unwrap();
     assert_eq!(page[0]["namespace"], "default");
@@ -192,7 +201,8 @@ fn the_cgroupfs_driver_and_every_class() {
     assert_eq!(reading.groups["besteffort"].path, "/kubepods/besteffort");
     // The kubelet makes its cgroups anew under the other driver: found again, not failed.
     fs::remove_dir_all(node.path("kubepods")).unwrap();
-    assert!(node.tick(&mut source).missing.iter().any(|why| why.contains("is gone")));
+    let gone = node.tick(&mut source);
+    assert!(gone.kubepods.is_none() && gone.missing.iter().any(|why| why.contains("no kubepods")));
     node.group("kubepods.slice", &[]);
     assert_eq!(node.tick(&mut source).kubepods.as_deref(), Some("/kubepods.slice"));
 }
@@ -439,6 +449,50 @@ fn what_is_off_is_no_zero() {
     let reading = node.tick(&mut node.source());
     let cgroup = &reading.pods[0].detail.as_ref().unwrap().cgroup;
     assert!(cgroup.missing[0].contains("memory.events") && cgroup.memory.current_bytes.is_some());
+}
+
+#[test]
+fn a_node_with_v1_controllers_says_so_and_is_read() {
+    let node = Node::new();
+    node.write("proc/1/mountinfo", include_str!("../../../fixtures/hosts/linux-6.18/proc/1/mountinfo"));
+    // Both texts recorded on Linux 6.18.44, cgroup v1.
+    let stat = include_str!("../../../fixtures/memory/linux-6.18.44-cgroup-v1-memory.stat.txt");
+    let usage = include_str!("../../../fixtures/memory/linux-6.18.44-cgroup-v1-memory.usage_in_bytes.txt");
+    let of_pod = |controller: &str, file: &str, text: &str| {
+        let uid = UID;
+        for below in [format!("pod{uid}"), format!("pod{uid}/{APP}")] {
+            node.write(&format!("sys/fs/cgroup/{controller}/kubepods/burstable/{below}/{file}"), text);
+        }
+        node.write(&format!("sys/fs/cgroup/{controller}/kubepods/{file}"), text);
+    };
+    of_pod("memory", "memory.usage_in_bytes", usage);
+    of_pod("memory", "memory.limit_in_bytes", "9223372036854771712\n");
+    of_pod("memory", "memory.failcnt", "0\n");
+    of_pod("memory", "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n");
+    of_pod("memory", "memory.stat", stat);
+    of_pod("cpu", "cpu.stat", "nr_periods 100\nnr_throttled 5\nthrottled_time 2500000000\n");
+    of_pod("cpu", "cpu.cfs_quota_us", "150000\n");
+    of_pod("cpu", "cpu.cfs_period_us", "100000\n");
+    of_pod("cpuacct", "cpuacct.usage", "26234857056116\n");
+    of_pod("pids", "pids.current", "7\n");
+    of_pod("pids", "pids.max", "max\n");
+    of_pod("freezer", "freezer.state", "FROZEN\n");
+    let mut source = node.source();
+    let reading = node.tick(&mut source);
+    assert_eq!((reading.mode, reading.kubepods.as_deref()), (CgroupMode::Hybrid, Some("/kubepods")));
+    assert!(reading.missing[0].starts_with("this node has cgroup v1 controllers"), "{:?}", reading.missing);
+    let pod = &reading.pods[0];
+    assert_eq!(pod.memory_bytes, Some(usage.trim().parse().unwrap()));
+    assert_eq!(pod.has_memory_limit(), Some(false));
+    let cgroup = &pod.detail.as_ref().unwrap().containers[0].cgroup;
+    let cpu = cgroup.cpu.unwrap();
+    assert_eq!((cpu.throttled_periods, cpu.throttled_seconds), (Some(5), Some(2.5)));
+    assert_eq!((cpu.usage_seconds, cgroup.cpu_quota.unwrap().cpus), (Some(26_234.857_056_116), 1.5));
+    assert!(cgroup.memory.stat.unwrap().anon > 0 && cgroup.memory.events_local.is_none());
+    assert_eq!((cgroup.pids.current, cgroup.pids.refused, cgroup.io), (Some(7), None, None));
+    assert!(source::wake(&source).is_none(), "v1 has no memory.events to wait for");
+    let frozen = node.tick(&mut source).frozen;
+    assert_eq!(frozen, ["/kubepods".to_owned(), format!("/kubepods/burstable/pod{UID}")]);
 }
 
 #[test]
