@@ -137,6 +137,12 @@ pub(super) fn find(host: &Host, hierarchies: &Hierarchies) -> Result<Option<Tree
     for nest in nests {
         let children = match host.cgroup_children(below(mount, &nest)) {
             Err(ReadError::NotFound { .. }) if !nest.is_empty() => continue,
+            Err(ReadError::NotFound { path }) => {
+                return Err(ReadError::Other(format!(
+                    "{} is in the node's mount table and not here: mount the host's /sys/fs/cgroup below --host-root",
+                    path.display()
+                )));
+            }
             children => children?,
         };
         if let Some(child) = children.into_iter().find(|child| child.name.contains("kubepods")) {
