@@ -1,6 +1,7 @@
 //! The list of collectors. A new one is a file in `collect/` and two lines here: its `mod` and its entry.
 
 pub mod cni;
+pub mod disk;
 pub mod kubelet;
 pub mod memory;
 pub mod oom;
@@ -13,6 +14,7 @@ use crate::collector::Collect;
 pub static COLLECTORS: &[&dyn Collect] = &[
     &pressure::COLLECTOR,
     &memory::COLLECTOR,
+    &disk::COLLECTOR,
     &oom::COLLECTOR,
     &runtime::COLLECTOR,
     &kubelet::COLLECTOR,
