@@ -1,5 +1,6 @@
 //! The list of collectors. A new one is a file in `collect/` and two lines here: its `mod` and its entry.
 
+pub mod clock;
 pub mod cni;
 pub mod disk;
 pub mod kubelet;
@@ -19,6 +20,7 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &runtime::COLLECTOR,
     &kubelet::COLLECTOR,
     &cni::COLLECTOR,
+    &clock::COLLECTOR,
 ];
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
+pub mod adjtimex;
 mod folder;
 pub mod get;
 pub mod kmsg;

@@ -118,8 +118,7 @@ fn short_of(
 fn full(filesystem: &Filesystem, thresholds: &Thresholds) -> Option<Abnormal> {
     let bytes = filesystem.bytes?;
     let limits = short_of(filesystem, bytes.available_bytes, bytes.total_bytes, thresholds, Role::bytes);
-    let (is_watched, mut evidence) =
-        told(&limits, bytes.available_bytes, "bytes", "available", |it| mib(it))?;
+    let (is_watched, mut evidence) = told(&limits, bytes.available_bytes, "bytes", "available", mib)?;
     let reserved = bytes.free_bytes.saturating_sub(bytes.available_bytes);
     if reserved > 0 {
         let text = format!("{} more are free for root alone", mib(reserved as f64));

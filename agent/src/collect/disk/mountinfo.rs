@@ -110,7 +110,7 @@ pub(super) fn file_systems(text: &str, kubelet_root: &str) -> Result<(Vec<Mounte
     }
     let mut found = Vec::new();
     for (device, mut mounts) in by_device {
-        mounts.sort_by_key(|line| line.mount_point.len());
+        mounts.sort_by_key(|line| unescaped(line.mount_point).len());
         // One that is hidden cannot be asked. Where all are, the first one names the file system.
         let shown = mounts.iter().take(8).find(|line| children.is_reachable(line)).or(mounts.first());
         let Some(shown) = shown else { continue };
