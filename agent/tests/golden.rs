@@ -53,6 +53,7 @@ const MOVING: &[&str] = &[
     "nodewhy_collector_tries_total",
     "nodewhy_kubelet_healthz_duration_seconds",
     "nodewhy_kubelet_uptime_seconds",
+    "nodewhy_uptime_seconds",
 ];
 
 #[test]

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use nodewhy_clock::Stamp;
 use nodewhy_proto::{Evidence, Severity, Subject};
 use serde::Serialize;
@@ -306,9 +306,10 @@ fn summary(reading: &Reading) -> String {
         Some(_) => "not synchronised".to_owned(),
         None => "whether it is synchronised is unknown".to_owned(),
     };
-    let up = SignedDuration::from_secs(reading.uptime_seconds as i64);
     let daemon = reading.time_daemon.as_ref().map(|name| format!(" by {name}")).unwrap_or_default();
-    format!("{state}{daemon}, up for {up:#}")
+    let clocksource =
+        reading.clocksource.as_ref().map(|name| format!(", clock source {name}")).unwrap_or_default();
+    format!("{state}{daemon}{clocksource}")
 }
 
 static SYNCHRONISED: Family = Family::gauge(

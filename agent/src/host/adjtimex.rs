@@ -60,10 +60,9 @@ impl Host {
         // procfs is always the running kernel's own; a made root has files in its place.
         let proc = self.path("/proc");
         if !statfs(&proc).is_ok_and(|there| there.filesystem_type() == PROC_SUPER_MAGIC) {
-            return Err(ReadError::absent(format!(
-                "{} is no procfs, so this is not the running kernel's host, whose clock adjtimex(2) tells of",
-                proc.display()
-            )));
+            return Err(ReadError::absent(
+                "the host's /proc is no procfs, so this is not the running kernel's host, whose clock adjtimex(2) tells of",
+            ));
         }
         // SAFETY: timex is a plain structure of integers, for which zeros are valid; modes 0 asks and sets nothing.
         let mut timex: libc::timex = unsafe { std::mem::zeroed() };

@@ -1,6 +1,7 @@
 use std::fs;
 use std::path::Path;
 
+use jiff::SignedDuration;
 use nix::libc;
 use nodewhy_clock::{Clock, Mover};
 
@@ -136,7 +137,7 @@ fn unsynchronised_counts_only_where_somebody_should_keep_the_clock() {
     let (reading, states) = unsynchronised(&mut node, 700);
     assert_eq!((states.len(), states[0].finding), (1, "clock_unsynchronised"));
     assert_eq!((states[0].severity, reading.time_daemon.as_deref()), (Severity::Info, Some("chronyd")));
-    assert!(summary(&reading).starts_with("not synchronised by chronyd, up for "), "{}", summary(&reading));
+    assert_eq!(summary(&reading), "not synchronised by chronyd");
     // It ends: still expected.
     fs::remove_dir_all(node.root.path().join("proc/700")).unwrap();
     let (_, states) = unsynchronised(&mut node, 700);
