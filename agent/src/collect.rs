@@ -4,6 +4,9 @@ pub mod cgroups;
 pub mod api_server;
 pub mod cni;
 pub mod conntrack;
+pub mod clock;
+pub mod cni;
+pub mod disk;
 pub mod kubelet;
 pub mod logs;
 pub mod memory;
@@ -21,6 +24,7 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &pressure::COLLECTOR,
     &memory::COLLECTOR,
     &cgroups::COLLECTOR,
+    &disk::COLLECTOR,
     &oom::COLLECTOR,
     &runtime::COLLECTOR,
     &kubelet::COLLECTOR,
@@ -31,6 +35,7 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &netfilter::COLLECTOR,
     &network::COLLECTOR,
     &api_server::COLLECTOR,
+    &clock::COLLECTOR,
 ];
 
 #[cfg(test)]

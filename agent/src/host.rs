@@ -12,6 +12,7 @@ pub mod dial;
 pub mod dns;
 pub mod ethtool;
 pub mod fetch;
+pub mod adjtimex;
 mod folder;
 pub mod get;
 pub mod inotify;
