@@ -6,6 +6,7 @@ pub mod memory;
 pub mod oom;
 pub mod pressure;
 pub mod runtime;
+pub mod systemd;
 pub mod tasks;
 
 use crate::collector::Collect;
@@ -19,6 +20,7 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &kubelet::COLLECTOR,
     &cni::COLLECTOR,
     &tasks::COLLECTOR,
+    &systemd::COLLECTOR,
 ];
 
 #[cfg(test)]

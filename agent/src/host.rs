@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
 pub mod apart;
+pub mod dbus;
 mod folder;
 pub mod get;
 pub mod inotify;
