@@ -1,5 +1,6 @@
 //! The list of collectors. A new one is a file in `collect/` and two lines here: its `mod` and its entry.
 
+pub mod changes;
 pub mod cni;
 pub mod kubelet;
 pub mod memory;
@@ -21,6 +22,7 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &cni::COLLECTOR,
     &tasks::COLLECTOR,
     &systemd::COLLECTOR,
+    &changes::COLLECTOR,
 ];
 
 #[cfg(test)]
