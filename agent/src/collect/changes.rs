@@ -10,7 +10,7 @@ mod logs;
 mod parse;
 mod places;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
 const LATELY: SignedDuration = SignedDuration::from_hours(14 * 24);
 /// What the page shows.
 const MOST: usize = 500;
+/// Events of one reading: an upgrade of a thousand packages is told by the list.
+const MOST_NEWS: usize = 100;
 /// What `/api/v1/state` shows; of packages no more than half of it, so that one upgrade hides nothing else.
 const TOP: usize = 40;
 /// A file whose time is so close to its reader's start was there for it: times are kept in ticks.
@@ -61,12 +63,10 @@ const SAME: SignedDuration = SignedDuration::from_secs(2);
 /// What is kept between reads.
 #[derive(Debug)]
 pub struct Source {
-    /// When the agent began to look.
-    began: Timestamp,
     seen: Option<BTreeMap<PathBuf, (What, FileStat)>>,
     logs: logs::Logs,
-    /// The newest change of a package that was told.
-    told: Timestamp,
+    /// The newest second in which a change of a package was told, and of which.
+    told: (Timestamp, BTreeSet<String>),
 }
 
 /// One reading.
@@ -90,6 +90,8 @@ pub struct Reading {
     pub files: usize,
     /// Certificates' files.
     pub certificates: Vec<Certificate>,
+    /// Changes since the reading before that were too many for an event each; they are in the list.
+    pub news_dropped: usize,
     /// What cannot be known here, and why.
     pub missing: Vec<String>,
     /// All of the 14 days.
@@ -153,7 +155,7 @@ fn open(host: &Host) -> Result<Source, ReadError> {
     // Without it there is no node to look at.
     host.list("/etc")?;
     let now = host.clock().now();
-    Ok(Source { began: now, seen: None, logs: logs::Logs::default(), told: now })
+    Ok(Source { seen: None, logs: logs::Logs::default(), told: (now, BTreeSet::new()) })
 }
 
 fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
@@ -175,14 +177,17 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         let Some(changed) = stat.changed.filter(|changed| *changed >= oldest) else { continue };
         all.push(changed_file(place, stat, changed, &users));
     }
-    all.extend(told.packages.iter().filter(|package| package.at >= oldest).map(package));
+    let packages = told.packages.iter().rev().filter(|package| package.at >= oldest);
+    all.extend(packages.take(MOST / 2).map(package));
     let boots: Vec<Boot> =
         told.boots.into_iter().rev().map(|boot| Boot { at: boot.at, kernel: boot.kernel }).take(20).collect();
     all.extend(kernels(&boots, kernel.as_deref(), at).into_iter().filter(|change| change.at >= oldest));
     all.sort_by(|left, right| right.at.cmp(&left.at).then_with(|| left.name.cmp(&right.name)));
     all.truncate(MOST);
 
-    let news = source.news(&files, &told.packages, at);
+    let mut news = source.news(&files, &told.packages, at);
+    let news_dropped = news.len().saturating_sub(MOST_NEWS);
+    news.truncate(MOST_NEWS);
     let certificates = certificates(host, &files);
     Ok(Reading {
         kernel,
@@ -197,6 +202,7 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         missing,
         all,
         news,
+        news_dropped,
     })
 }
 
@@ -369,7 +375,12 @@ impl Source {
             }
         }
         self.seen = Some(now);
-        for package in packages.iter().filter(|package| package.at > self.told && package.at >= self.began) {
+        // The log's times are whole seconds: one may be half written when it is read.
+        let (last, told) = &self.told;
+        let is_new = |package: &&parse::Package| {
+            package.at > *last || (package.at == *last && !told.contains(&package.name))
+        };
+        for package in packages.iter().filter(is_new) {
             let change = nodewhy_proto::Change {
                 what: "package".to_owned(),
                 name: package.name.clone(),
@@ -378,8 +389,12 @@ impl Source {
             };
             news.push((stamp(package.at, at), change));
         }
-        self.told =
-            packages.iter().map(|package| package.at).max().map_or(self.told, |newest| newest.max(self.told));
+        if let Some(newest) = packages.iter().map(|package| package.at).max().filter(|newest| newest >= last)
+        {
+            let names =
+                packages.iter().filter(|package| package.at == newest).map(|package| package.name.clone());
+            self.told = (newest, names.collect());
+        }
         news
     }
 }

@@ -247,7 +247,7 @@ fn a_busy_pid_1_is_told_after_a_whole_minute() {
     let (root, host, mover) = node();
     let mut source = open(&host).unwrap();
     assert_eq!(read(&mut source, &host).unwrap().pid1_core_percent, None);
-    let stat = fs::read_to_string(root.path().join("proc/1/stat")).unwrap();
+    let stat = host.read("/proc/1/stat").unwrap();
     let (before, behind) = stat.rsplit_once(") ").unwrap();
     let mut fields: Vec<&str> = behind.split(' ').collect();
     fields[11] = "6100";
