@@ -2,6 +2,7 @@
 
 pub mod cgroups;
 pub mod api_server;
+pub mod changes;
 pub mod cni;
 pub mod conntrack;
 pub mod clock;
@@ -15,6 +16,7 @@ pub mod network;
 pub mod oom;
 pub mod pressure;
 pub mod runtime;
+pub mod systemd;
 pub mod tasks;
 
 use crate::collector::Collect;
@@ -36,6 +38,8 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &network::COLLECTOR,
     &api_server::COLLECTOR,
     &clock::COLLECTOR,
+    &systemd::COLLECTOR,
+    &changes::COLLECTOR,
 ];
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ pub mod dns;
 pub mod ethtool;
 pub mod fetch;
 pub mod adjtimex;
+pub mod apart;
+pub mod dbus;
 mod folder;
 pub mod get;
 pub mod inotify;
