@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
+pub mod fetch;
 mod folder;
 pub mod get;
 pub mod journal;
@@ -13,6 +14,7 @@ pub mod known;
 pub mod process;
 pub mod syslog;
 pub mod tail;
+pub mod tls;
 mod unix;
 pub mod wake;
 

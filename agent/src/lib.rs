@@ -15,6 +15,7 @@ pub mod memory_lock;
 pub mod metrics;
 pub mod node;
 pub mod once;
+pub mod promtext;
 pub mod schedule;
 pub mod serve;
 pub mod settings;
