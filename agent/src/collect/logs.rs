@@ -57,7 +57,8 @@ static EVENTS: Family = Family::counter(
 )
 .by(&["pattern"]);
 static LINES: Family =
-    Family::counter("nodewhy_log_lines_total", "Lines read, by where from: the journal, or files.").by(&["from"]);
+    Family::counter("nodewhy_log_lines_total", "Lines read, by where from: the journal, or files.")
+        .by(&["from"]);
 static DROPPED: Family = Family::counter(
     "nodewhy_log_dropped_total",
     "Lines that matter and that no event stands for, because they came in a storm.",
@@ -89,14 +90,8 @@ const PACE: Duration = Duration::from_millis(100);
 /// New log files are looked for, and a journal that was not there, so often.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-const FIELDS: &[&str] = &[
-    "MESSAGE",
-    "_SYSTEMD_UNIT",
-    "UNIT",
-    "_PID",
-    "_TRANSPORT",
-    "_SOURCE_REALTIME_TIMESTAMP",
-];
+const FIELDS: &[&str] =
+    &["MESSAGE", "_SYSTEMD_UNIT", "UNIT", "_PID", "_TRANSPORT", "_SOURCE_REALTIME_TIMESTAMP"];
 
 /// Kept between reads.
 #[derive(Debug)]
@@ -201,7 +196,9 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     source.events.passed(now);
     source.newest_read = now;
     if let (Err(error), true) = (&source.journal, source.files.is_empty()) {
-        return Err(ReadError::absent(format!("{error}; and no log file of a program that is known is here")));
+        return Err(ReadError::absent(format!(
+            "{error}; and no log file of a program that is known is here"
+        )));
     }
     Ok(reading(source))
 }
@@ -219,12 +216,14 @@ fn look(source: &mut Source, host: &Host) {
         }
     }
     if source.journal.is_err() {
-        let since = host.clock().now().checked_sub(SignedDuration::try_from(BEFORE_START).unwrap_or_default());
+        let since =
+            host.clock().now().checked_sub(SignedDuration::try_from(BEFORE_START).unwrap_or_default());
         let since = since.map_or(0, |since| u64::try_from(since.as_microsecond()).unwrap_or(0));
         source.journal = host.open_journal(since, FIELDS).map_err(|error| error.to_string());
     }
     let (places, error) = places::files(host);
-    source.files_error = error.filter(|error| !matches!(error, ReadError::NotFound { .. })).map(|error| error.to_string());
+    source.files_error =
+        error.filter(|error| !matches!(error, ReadError::NotFound { .. })).map(|error| error.to_string());
     // What is there at the first look is old: its end is read. What comes later is read whole.
     let first = source.newest_read.is_zero();
     source.files.retain(|(known, tail)| {
@@ -294,13 +293,15 @@ fn raw_of<'a>(
         let unit = own?;
         (unit, places::programs_of_unit(unit).or_else(|| units.get(unit).copied())?)
     };
-    let wall = i64::try_from(entry.realtime_usec).ok().and_then(|usec| Timestamp::from_microsecond(usec).ok())?;
+    let wall =
+        i64::try_from(entry.realtime_usec).ok().and_then(|usec| Timestamp::from_microsecond(usec).ok())?;
     let mut taken = Stamp { wall, boot: now.boot.saturating_sub(age) };
     let mut by = "journal";
     let sent = entry.get("_SOURCE_REALTIME_TIMESTAMP").and_then(|usec| usec.parse::<u64>().ok());
     if let Some(late) = sent.and_then(|sent| entry.realtime_usec.checked_sub(sent)).map(Duration::from_micros)
         && late < Duration::from_secs(3600)
-        && let Some(wall) = SignedDuration::try_from(late).ok().and_then(|late| taken.wall.checked_sub(late).ok())
+        && let Some(wall) =
+            SignedDuration::try_from(late).ok().and_then(|late| taken.wall.checked_sub(late).ok())
     {
         taken = told::earlier(taken, wall);
         by = "sender";
@@ -324,11 +325,8 @@ fn read_files(source: &mut Source, host: &Host) {
         };
         source.file_lines += lines.len() as u64;
         for line in lines {
-            let (at, text) = if place.of_container {
-                format::container_line(&line.text)
-            } else {
-                (None, line.text)
-            };
+            let (at, text) =
+                if place.of_container { format::container_line(&line.text) } else { (None, line.text) };
             let (taken, by) = match at {
                 Some(at) if at <= now.wall => (told::earlier(now, at), "runtime"),
                 _ => (now, "read"),

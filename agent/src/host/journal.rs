@@ -159,9 +159,8 @@ impl Journal {
         }
         let newest = &mut self.newest;
         read.entries.retain(|entry| {
-            let seen = newest.is_some_and(|(boot, monotonic)| {
-                boot == entry.boot_id && entry.monotonic_usec < monotonic
-            });
+            let seen = newest
+                .is_some_and(|(boot, monotonic)| boot == entry.boot_id && entry.monotonic_usec < monotonic);
             *newest = Some((entry.boot_id, entry.monotonic_usec)).filter(|_| !seen).or(*newest);
             !seen
         });
@@ -251,11 +250,9 @@ fn drain(file: &mut JournalFile, most: usize, entries: &mut Vec<Entry>) -> Resul
 
 fn unreadable(path: &Path, error: &FileError) -> ReadError {
     match error {
-        FileError::Io(error) => ReadError::Io {
-            what: "read",
-            path: path.to_owned(),
-            error: std::io::Error::other(error.clone()),
-        },
+        FileError::Io(error) => {
+            ReadError::Io { what: "read", path: path.to_owned(), error: std::io::Error::other(error.clone()) }
+        }
         other => ReadError::malformed(path, other.to_string()),
     }
 }

@@ -137,9 +137,11 @@ impl Tail {
             // A name that still leads to the file that is open is not opened anew.
             match std::fs::metadata(&self.path) {
                 Ok(metadata) if metadata.ino() == *inode => {
-                    let (file, inode) = self.file.as_ref().map(|(file, inode)| (file.try_clone(), *inode)).ok_or_else(
-                        || ReadError::malformed(&self.shown, "no open file"),
-                    )?;
+                    let (file, inode) = self
+                        .file
+                        .as_ref()
+                        .map(|(file, inode)| (file.try_clone(), *inode))
+                        .ok_or_else(|| ReadError::malformed(&self.shown, "no open file"))?;
                     let file = file.map_err(|error| ReadError::from_io("open", &self.shown, error))?;
                     return Ok(Some((file, inode, metadata.len())));
                 }
@@ -149,7 +151,8 @@ impl Tail {
         }
         match File::open(&self.path) {
             Ok(file) => {
-                let metadata = file.metadata().map_err(|error| ReadError::from_io("stat", &self.shown, error))?;
+                let metadata =
+                    file.metadata().map_err(|error| ReadError::from_io("stat", &self.shown, error))?;
                 if !metadata.is_file() {
                     return Err(ReadError::malformed(&self.shown, "it is no regular file"));
                 }
@@ -160,7 +163,12 @@ impl Tail {
         }
     }
 
-    fn drain(&mut self, left: &mut u64, behind_bytes: u64, lines: &mut Vec<TailLine>) -> Result<(), ReadError> {
+    fn drain(
+        &mut self,
+        left: &mut u64,
+        behind_bytes: u64,
+        lines: &mut Vec<TailLine>,
+    ) -> Result<(), ReadError> {
         let Some((file, inode)) = &self.file else { return Ok(()) };
         let length = file.metadata().map_err(|error| ReadError::from_io("stat", &self.shown, error))?.len();
         if length.saturating_sub(self.offset) > behind_bytes {
@@ -278,10 +286,10 @@ mod tests {
         assert_eq!(texts(&mut tail), ["one"]);
         append(&path, "o\n\nthree\n");
         let lines = tail.read(1 << 20, 1 << 20).unwrap();
-        assert_eq!(lines.iter().map(|line| (line.offset, line.text.as_str())).collect::<Vec<_>>(), [
-            (4, "two"),
-            (9, "three")
-        ]);
+        assert_eq!(
+            lines.iter().map(|line| (line.offset, line.text.as_str())).collect::<Vec<_>>(),
+            [(4, "two"), (9, "three")]
+        );
         assert!(texts(&mut tail).is_empty());
     }
 
@@ -355,7 +363,8 @@ mod tests {
         append(&path, "one\n");
         let watch = host(root.path()).watch_files().unwrap();
         assert!(watch.add("/a.log") && !watch.add("/none"));
-        let ready = |limit: u16| poll(&mut [PollFd::new(watch.as_fd(), PollFlags::POLLIN)], limit).unwrap() == 1;
+        let ready =
+            |limit: u16| poll(&mut [PollFd::new(watch.as_fd(), PollFlags::POLLIN)], limit).unwrap() == 1;
         assert!(!ready(0));
         append(&path, "two\n");
         assert!(ready(5000));

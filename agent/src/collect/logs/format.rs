@@ -64,10 +64,10 @@ fn text_of<'a>(object: &'a serde_json::Map<String, serde_json::Value>, key: &str
 
 /// Takes a line apart, whatever its form; one of no known form is all message.
 pub(super) fn parse(line: &str) -> Parsed {
-    klog(line).or_else(|| json(line)).or_else(|| logfmt(line)).unwrap_or_else(|| Parsed {
-        message: line.to_owned(),
-        ..Parsed::default()
-    })
+    klog(line)
+        .or_else(|| json(line))
+        .or_else(|| logfmt(line))
+        .unwrap_or_else(|| Parsed { message: line.to_owned(), ..Parsed::default() })
 }
 
 fn klog(line: &str) -> Option<Parsed> {

@@ -74,11 +74,10 @@ pub(super) fn find(line: &str, of: Programs) -> Option<Found> {
     })?;
     let parsed = format::parse(line);
     let fields = (pattern.fields)(&Line { text: line, parsed: &parsed });
-    let fields: BTreeMap<String, String> = fields
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), cut(&value?, 200))))
-        .collect();
-    let subject = pattern.alike.iter().filter_map(|name| fields.get(*name)).cloned().collect::<Vec<_>>().join(" ");
+    let fields: BTreeMap<String, String> =
+        fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), cut(&value?, 200)))).collect();
+    let subject =
+        pattern.alike.iter().filter_map(|name| fields.get(*name)).cloned().collect::<Vec<_>>().join(" ");
     Some(Found { pattern: pattern.name, fields, subject, parsed })
 }
 
@@ -134,9 +133,10 @@ fn go_seconds(text: &str) -> Option<f64> {
         let (number, after) = rest.split_at(end);
         let Ok(number) = number.parse::<f64>() else { break };
         // The longer names first: `ms` is no `m`.
-        let (name, unit) = [("ms", 1e-3), ("µs", 1e-6), ("us", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0)]
-            .into_iter()
-            .find(|(name, _)| after.starts_with(name))?;
+        let (name, unit) =
+            [("ms", 1e-3), ("µs", 1e-6), ("us", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0)]
+                .into_iter()
+                .find(|(name, _)| after.starts_with(name))?;
         seconds += number * unit;
         rest = after.get(name.len()..)?;
         parts += 1;
@@ -165,15 +165,29 @@ static PATTERNS: &[Pattern] = &[
             ]
         },
     },
-    Pattern { name: "runtime_down", of: Programs::KUBELET, all: &["container runtime is down"], any: &[], alike: &[], fields: NOTHING },
+    Pattern {
+        name: "runtime_down",
+        of: Programs::KUBELET,
+        all: &["container runtime is down"],
+        any: &[],
+        alike: &[],
+        fields: NOTHING,
+    },
     // bottlerocket#2512; kubelet.go: "Container runtime sanity check failed".
     Pattern {
         name: "runtime_unavailable",
         of: Programs::KUBELET,
         all: &["code = Unavailable"],
-        any: &["sanity check failed", "from runtime service failed", "Status from runtime", "GenericPLEG: Unable to retrieve pods"],
+        any: &[
+            "sanity check failed",
+            "from runtime service failed",
+            "Status from runtime",
+            "GenericPLEG: Unable to retrieve pods",
+        ],
         alike: &["socket"],
-        fields: |line| vec![("socket", line.between("dial unix ", &[':']).or_else(|| line.between("->", &[':'])))],
+        fields: |line| {
+            vec![("socket", line.between("dial unix ", &[':']).or_else(|| line.between("->", &[':'])))]
+        },
     },
     // k8s#67796: "Status from runtime service failed: rpc error: code = DeadlineExceeded desc = context deadline exceeded".
     Pattern {
@@ -191,10 +205,9 @@ static PATTERNS: &[Pattern] = &[
         all: &["NetworkReady=false"],
         any: &[],
         alike: &["reason"],
-        fields: |line| vec![
-            ("reason", line.between("reason:", &[' '])),
-            ("message", line.between("message:", &['"'])),
-        ],
+        fields: |line| {
+            vec![("reason", line.between("reason:", &[' '])), ("message", line.between("message:", &['"']))]
+        },
     },
     // 1.32: "Error getting the current node from lister" err="node \"lab-node1\" not found".
     Pattern {
@@ -205,16 +218,42 @@ static PATTERNS: &[Pattern] = &[
         alike: &[],
         fields: ERROR,
     },
-    Pattern { name: "lease_failed", of: Programs::KUBELET, all: &["Failed to ensure lease exists"], any: &[], alike: &[], fields: ERROR },
-    Pattern { name: "lease_update_failed", of: Programs::KUBELET, all: &["Failed to update lease"], any: &[], alike: &[], fields: ERROR },
-    Pattern { name: "node_status_failed", of: Programs::KUBELET, all: &["exceeds retry count"], any: &[], alike: &[], fields: ERROR },
+    Pattern {
+        name: "lease_failed",
+        of: Programs::KUBELET,
+        all: &["Failed to ensure lease exists"],
+        any: &[],
+        alike: &[],
+        fields: ERROR,
+    },
+    Pattern {
+        name: "lease_update_failed",
+        of: Programs::KUBELET,
+        all: &["Failed to update lease"],
+        any: &[],
+        alike: &[],
+        fields: ERROR,
+    },
+    Pattern {
+        name: "node_status_failed",
+        of: Programs::KUBELET,
+        all: &["exceeds retry count"],
+        any: &[],
+        alike: &[],
+        fields: ERROR,
+    },
     Pattern {
         name: "connection_closed",
         of: Programs::KUBELET,
-        all: &["use of closed network connection"],
+        all: &["read tcp ", "use of closed network connection"],
         any: &[],
         alike: &[],
-        fields: |line| vec![("connection", line.between("read tcp ", &[' ']).map(|name| name.trim_end_matches(':').to_owned()))],
+        fields: |line| {
+            vec![(
+                "connection",
+                line.between("read tcp ", &[' ']).map(|name| name.trim_end_matches(':').to_owned()),
+            )]
+        },
     },
     Pattern {
         name: "node_became_not_ready",
@@ -230,7 +269,9 @@ static PATTERNS: &[Pattern] = &[
         all: &["Housekeeping took longer"],
         any: &[],
         alike: &[],
-        fields: |line| vec![("seconds", line.seconds("actual=")), ("expected_seconds", line.seconds("expected="))],
+        fields: |line| {
+            vec![("seconds", line.seconds("actual=")), ("expected_seconds", line.seconds("expected="))]
+        },
     },
     // 1.36 writes "Eviction manager: attempting to reclaim" resourceName="…".
     Pattern {
@@ -239,10 +280,12 @@ static PATTERNS: &[Pattern] = &[
         all: &["attempting to reclaim"],
         any: &[],
         alike: &["resource"],
-        fields: |line| vec![(
-            "resource",
-            line.value("resourceName").or_else(|| line.between("attempting to reclaim ", &[' ', '"'])),
-        )],
+        fields: |line| {
+            vec![(
+                "resource",
+                line.value("resourceName").or_else(|| line.between("attempting to reclaim ", &[' ', '"'])),
+            )]
+        },
     },
     Pattern {
         name: "eviction_threshold_met",
@@ -252,7 +295,14 @@ static PATTERNS: &[Pattern] = &[
         alike: &[],
         fields: NOTHING,
     },
-    Pattern { name: "summary_stats_failed", of: Programs::KUBELET, all: &["failed to get summary stats"], any: &[], alike: &[], fields: ERROR },
+    Pattern {
+        name: "summary_stats_failed",
+        of: Programs::KUBELET,
+        all: &["failed to get summary stats"],
+        any: &[],
+        alike: &[],
+        fields: ERROR,
+    },
     Pattern {
         name: "inotify_exhausted",
         of: Programs::ANY,
@@ -294,7 +344,14 @@ static PATTERNS: &[Pattern] = &[
         alike: &[],
         fields: |line| vec![("seconds", line.seconds("following dirs took "))],
     },
-    Pattern { name: "client_certificate_expired", of: Programs::KUBELET, all: &["client certificate has expired"], any: &[], alike: &[], fields: NOTHING },
+    Pattern {
+        name: "client_certificate_expired",
+        of: Programs::KUBELET,
+        all: &["client certificate has expired"],
+        any: &[],
+        alike: &[],
+        fields: NOTHING,
+    },
     // crypto/x509: "certificate has expired or is not yet valid: current time … is after …" (expired) or "is before" (skew).
     Pattern {
         name: "certificate_expired",
@@ -302,10 +359,12 @@ static PATTERNS: &[Pattern] = &[
         all: &["x509: certificate has expired or is not yet valid", " is after "],
         any: &[],
         alike: &[],
-        fields: |line| vec![
-            ("current_time", line.between("current time ", &[' '])),
-            ("valid_until", line.between(" is after ", &['"', ',', ' ', '\\'])),
-        ],
+        fields: |line| {
+            vec![
+                ("current_time", line.between("current time ", &[' '])),
+                ("valid_until", line.between(" is after ", &['"', ',', ' ', '\\'])),
+            ]
+        },
     },
     Pattern {
         name: "certificate_not_yet_valid",
@@ -313,10 +372,12 @@ static PATTERNS: &[Pattern] = &[
         all: &["x509: certificate has expired or is not yet valid", " is before "],
         any: &[],
         alike: &[],
-        fields: |line| vec![
-            ("current_time", line.between("current time ", &[' '])),
-            ("valid_from", line.between(" is before ", &['"', ',', ' ', '\\'])),
-        ],
+        fields: |line| {
+            vec![
+                ("current_time", line.between("current time ", &[' '])),
+                ("valid_from", line.between(" is before ", &['"', ',', ' ', '\\'])),
+            ]
+        },
     },
     Pattern {
         name: "cni_plugin_not_found",
@@ -324,13 +385,33 @@ static PATTERNS: &[Pattern] = &[
         all: &["failed to find plugin"],
         any: &[],
         alike: &["plugin"],
-        fields: |line| vec![
-            ("plugin", line.between("failed to find plugin ", &[' ']).map(|name| name.trim_matches(['"', '\\']).to_owned())),
-            ("path", line.between(" in path ", &['"'])),
-        ],
+        fields: |line| {
+            vec![
+                (
+                    "plugin",
+                    line.between("failed to find plugin ", &[' '])
+                        .map(|name| name.trim_matches(['"', '\\']).to_owned()),
+                ),
+                ("path", line.between(" in path ", &['"'])),
+            ]
+        },
     },
-    Pattern { name: "calico_nodename_missing", of: Programs::NETWORK, all: &["/var/lib/calico/nodename"], any: &["no such file"], alike: &[], fields: NOTHING },
-    Pattern { name: "flannel_subnet_missing", of: Programs::NETWORK, all: &["subnet.env", "no such file"], any: &[], alike: &[], fields: NOTHING },
+    Pattern {
+        name: "calico_nodename_missing",
+        of: Programs::NETWORK,
+        all: &["/var/lib/calico/nodename"],
+        any: &["no such file"],
+        alike: &[],
+        fields: NOTHING,
+    },
+    Pattern {
+        name: "flannel_subnet_missing",
+        of: Programs::NETWORK,
+        all: &["subnet.env", "no such file"],
+        any: &[],
+        alike: &[],
+        fields: NOTHING,
+    },
     Pattern {
         name: "ipam_range_exhausted",
         of: Programs::NETWORK,
@@ -347,18 +428,34 @@ static PATTERNS: &[Pattern] = &[
         alike: &[],
         fields: |line| vec![("error", line.between("via local cilium agent: ", &[]))],
     },
-    Pattern { name: "vpc_no_ip", of: Programs::NETWORK, all: &["failed to assign an IP address"], any: &[], alike: &[], fields: NOTHING },
-    Pattern { name: "calico_pools_exhausted", of: Programs::NETWORK, all: &["No IPs available in pools"], any: &[], alike: &[], fields: NOTHING },
+    Pattern {
+        name: "vpc_no_ip",
+        of: Programs::NETWORK,
+        all: &["failed to assign an IP address"],
+        any: &[],
+        alike: &[],
+        fields: NOTHING,
+    },
+    Pattern {
+        name: "calico_pools_exhausted",
+        of: Programs::NETWORK,
+        all: &["No IPs available in pools"],
+        any: &[],
+        alike: &[],
+        fields: NOTHING,
+    },
     Pattern {
         name: "shim_state_unanswered",
         of: Programs::RUNTIME,
         all: &["get state for "],
         any: &[],
         alike: &["container_id"],
-        fields: |line| vec![
-            ("container_id", line.between("get state for ", &['"', ' ', '\\', ':'])),
-            ("error", line.error()),
-        ],
+        fields: |line| {
+            vec![
+                ("container_id", line.between("get state for ", &['"', ' ', '\\', ':'])),
+                ("error", line.error()),
+            ]
+        },
     },
     // containerd, pkg/cri: "failed to reserve container name …; check if another … request is in progress".
     Pattern {
@@ -367,7 +464,13 @@ static PATTERNS: &[Pattern] = &[
         all: &["failed to reserve "],
         any: &["container name", "sandbox name"],
         alike: &[],
-        fields: |line| vec![("name", line.between(" name ", &[';', ':', ' ']).map(|name| name.trim_matches(['"', '\\']).to_owned()))],
+        fields: |line| {
+            vec![(
+                "name",
+                line.between(" name ", &[';', ':', ' '])
+                    .map(|name| name.trim_matches(['"', '\\']).to_owned()),
+            )]
+        },
     },
     Pattern {
         name: "shim_disconnected",
@@ -385,7 +488,14 @@ static PATTERNS: &[Pattern] = &[
         alike: &[],
         fields: ERROR,
     },
-    Pattern { name: "oci_create_failed", of: Programs::KUBELET.and(Programs::RUNTIME), all: &["OCI runtime create failed"], any: &[], alike: &[], fields: ERROR },
+    Pattern {
+        name: "oci_create_failed",
+        of: Programs::KUBELET.and(Programs::RUNTIME),
+        all: &["OCI runtime create failed"],
+        any: &[],
+        alike: &[],
+        fields: ERROR,
+    },
     Pattern {
         name: "crio_system_load",
         of: Programs::KUBELET.and(Programs::RUNTIME),
@@ -409,11 +519,13 @@ static PATTERNS: &[Pattern] = &[
         all: &["Main process exited, "],
         any: &[],
         alike: &["unit"],
-        fields: |line| vec![
-            ("unit", line.unit()),
-            ("code", line.between("code=", &[','])),
-            ("status", line.between("status=", &[','])),
-        ],
+        fields: |line| {
+            vec![
+                ("unit", line.unit()),
+                ("code", line.between("code=", &[','])),
+                ("status", line.between("status=", &[','])),
+            ]
+        },
     },
     Pattern {
         name: "unit_failed",
@@ -438,7 +550,9 @@ static PATTERNS: &[Pattern] = &[
         all: &["Scheduled restart job"],
         any: &[],
         alike: &["unit"],
-        fields: |line| vec![("unit", line.unit()), ("restarts", line.between("restart counter is at ", &['.']))],
+        fields: |line| {
+            vec![("unit", line.unit()), ("restarts", line.between("restart counter is at ", &['.']))]
+        },
     },
     Pattern {
         name: "unit_watchdog",
@@ -458,19 +572,59 @@ static PATTERNS: &[Pattern] = &[
         fields: |line| vec![("unit", line.unit()), ("signal", line.between("Sent signal ", &[' ']))],
     },
     // Before systemd 246 the unit's name is not in these lines: the field UNIT has it.
-    Pattern { name: "unit_started", of: Programs::SYSTEMD, all: &[], any: &["Started "], alike: &["unit"], fields: |line| vec![("unit", line.second_word())] },
-    Pattern { name: "unit_stopping", of: Programs::SYSTEMD, all: &[], any: &["Stopping "], alike: &["unit"], fields: |line| vec![("unit", line.second_word())] },
-    Pattern { name: "unit_stopped", of: Programs::SYSTEMD, all: &[], any: &["Stopped "], alike: &["unit"], fields: |line| vec![("unit", line.second_word())] },
+    Pattern {
+        name: "unit_started",
+        of: Programs::SYSTEMD,
+        all: &[],
+        any: &["Started "],
+        alike: &["unit"],
+        fields: |line| vec![("unit", line.second_word())],
+    },
+    Pattern {
+        name: "unit_stopping",
+        of: Programs::SYSTEMD,
+        all: &[],
+        any: &["Stopping "],
+        alike: &["unit"],
+        fields: |line| vec![("unit", line.second_word())],
+    },
+    Pattern {
+        name: "unit_stopped",
+        of: Programs::SYSTEMD,
+        all: &[],
+        any: &["Stopped "],
+        alike: &["unit"],
+        fields: |line| vec![("unit", line.second_word())],
+    },
     // easzlab/kubeasz#704; kind#944.
-    Pattern { name: "xtables_lock_timeout", of: Programs::KUBE_PROXY, all: &["failed to acquire new iptables lock"], any: &[], alike: &[], fields: NOTHING },
-    Pattern { name: "xtables_lock_held", of: Programs::KUBE_PROXY.and(Programs::CNI), all: &["holding the xtables lock"], any: &[], alike: &[], fields: NOTHING },
+    Pattern {
+        name: "xtables_lock_timeout",
+        of: Programs::KUBE_PROXY,
+        all: &["failed to acquire new iptables lock"],
+        any: &[],
+        alike: &[],
+        fields: NOTHING,
+    },
+    Pattern {
+        name: "xtables_lock_held",
+        of: Programs::KUBE_PROXY.and(Programs::CNI),
+        all: &["holding the xtables lock"],
+        any: &[],
+        alike: &[],
+        fields: NOTHING,
+    },
     Pattern {
         name: "etcd_slow_fdatasync",
         of: Programs::ETCD,
         all: &["slow fdatasync"],
         any: &[],
         alike: &[],
-        fields: |line| vec![("seconds", line.value("took").and_then(|took| go_seconds(&took)).map(|seconds| format!("{seconds:.3}")))],
+        fields: |line| {
+            vec![(
+                "seconds",
+                line.value("took").and_then(|took| go_seconds(&took)).map(|seconds| format!("{seconds:.3}")),
+            )]
+        },
     },
     Pattern {
         name: "etcd_heartbeat_late",
@@ -486,7 +640,12 @@ static PATTERNS: &[Pattern] = &[
         all: &["apply request took too long"],
         any: &[],
         alike: &[],
-        fields: |line| vec![("seconds", line.value("took").and_then(|took| go_seconds(&took)).map(|seconds| format!("{seconds:.3}")))],
+        fields: |line| {
+            vec![(
+                "seconds",
+                line.value("took").and_then(|took| go_seconds(&took)).map(|seconds| format!("{seconds:.3}")),
+            )]
+        },
     },
     // "failed calling webhook \"mutate.kyverno.svc-fail\": …".
     Pattern {
@@ -495,10 +654,13 @@ static PATTERNS: &[Pattern] = &[
         all: &["failed calling webhook"],
         any: &[],
         alike: &["webhook"],
-        fields: |line| vec![(
-            "webhook",
-            line.between("failed calling webhook ", &[',', ' ', ':']).map(|name| name.trim_matches(['"', '\\']).to_owned()),
-        )],
+        fields: |line| {
+            vec![(
+                "webhook",
+                line.between("failed calling webhook ", &[',', ' ', ':'])
+                    .map(|name| name.trim_matches(['"', '\\']).to_owned()),
+            )]
+        },
     },
 ];
 

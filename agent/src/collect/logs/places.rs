@@ -122,14 +122,17 @@ pub(super) fn files(host: &Host) -> (Vec<LogPlace>, Option<ReadError>) {
         Err(error) => return (places, Some(error)),
     };
     for pod in pods {
-        let Some((namespace, name)) = pod_of_folder(&pod).filter(|(namespace, _)| NAMESPACES.contains(namespace))
+        let Some((namespace, name)) =
+            pod_of_folder(&pod).filter(|(namespace, _)| NAMESPACES.contains(namespace))
         else {
             continue;
         };
         let folder = Path::new(POD_LOGS).join(&pod);
         // A pod that went in between has none.
         for container in host.list(&folder).unwrap_or_else(|_| Vec::new()) {
-            let Some((_, programs)) = CONTAINERS.iter().find(|(known, _)| *known == container) else { continue };
+            let Some((_, programs)) = CONTAINERS.iter().find(|(known, _)| *known == container) else {
+                continue;
+            };
             let folder = folder.join(&container);
             let Some(path) = newest_log(host, &folder) else { continue };
             if places.len() < FILES {
@@ -189,10 +192,17 @@ mod tests {
         put("var/log/aws-routed-eni/ipamd.log");
         let (places, error) = files(&host);
         assert!(error.is_none());
-        let seen: Vec<_> = places.iter().map(|place| (place.unit.as_str(), place.path.to_str().unwrap())).collect();
-        assert_eq!(seen, [
-            ("/var/log/aws-routed-eni/ipamd.log", "/var/log/aws-routed-eni/ipamd.log"),
-            ("kube-system/kube-proxy-x/kube-proxy", "/var/log/pods/kube-system_kube-proxy-x_1/kube-proxy/2.log"),
-        ]);
+        let seen: Vec<_> =
+            places.iter().map(|place| (place.unit.as_str(), place.path.to_str().unwrap())).collect();
+        assert_eq!(
+            seen,
+            [
+                ("/var/log/aws-routed-eni/ipamd.log", "/var/log/aws-routed-eni/ipamd.log"),
+                (
+                    "kube-system/kube-proxy-x/kube-proxy",
+                    "/var/log/pods/kube-system_kube-proxy-x_1/kube-proxy/2.log"
+                ),
+            ]
+        );
     }
 }

@@ -61,7 +61,8 @@ pub(super) struct Events {
 impl Events {
     /// Takes a line. `started`: what was written before it is told as old.
     pub(super) fn line(&mut self, raw: &Raw<'_>, started: Duration) {
-        let Some(Found { pattern, mut fields, subject, parsed }) = pattern::find(raw.text, raw.programs) else {
+        let Some(Found { pattern, mut fields, subject, parsed }) = pattern::find(raw.text, raw.programs)
+        else {
             return;
         };
         if let Some(unit) = raw.of_unit {

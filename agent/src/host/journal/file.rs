@@ -168,7 +168,9 @@ impl JournalFile {
             _ => FileError::Io(error.to_string()),
         })?;
         if header.get(..8) != Some(SIGNATURE.as_slice()) {
-            return Err(FileError::Unreadable("no journal file: its first bytes are not LPKSHHRH".to_owned()));
+            return Err(FileError::Unreadable(
+                "no journal file: its first bytes are not LPKSHHRH".to_owned(),
+            ));
         }
         let short = FileError::Damaged { offset: 0, what: "a header" };
         let incompatible = u32_at(&header, 12).ok_or_else(|| short.clone())?;
@@ -360,7 +362,9 @@ impl JournalFile {
         let (Some(&kind), Some(&flags), Some(size)) = (first.first(), first.get(1), u64_at(first, 8)) else {
             return Err(damaged);
         };
-        let Some(payload_bytes) = size.checked_sub(head).filter(|_| kind == DATA) else { return Err(damaged) };
+        let Some(payload_bytes) = size.checked_sub(head).filter(|_| kind == DATA) else {
+            return Err(damaged);
+        };
         if offset.saturating_add(size) > self.length {
             return Err(damaged);
         }
@@ -406,7 +410,8 @@ impl JournalFile {
         let damaged = FileError::Damaged { offset, what: "an object" };
         let mut bytes = [0; 16];
         self.read(offset, &mut bytes)?;
-        let size = u64_at(&bytes, 8).filter(|size| *size >= OBJECT_HEADER_BYTES).ok_or_else(|| damaged.clone())?;
+        let size =
+            u64_at(&bytes, 8).filter(|size| *size >= OBJECT_HEADER_BYTES).ok_or_else(|| damaged.clone())?;
         if offset % 8 != 0 || offset.checked_add(size).is_none_or(|end| end > self.length) {
             return Err(damaged);
         }
@@ -416,7 +421,8 @@ impl JournalFile {
 
     fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), FileError> {
         let damaged = FileError::Damaged { offset, what: "more of the file" };
-        if offset < HEADER_BYTES as u64 || offset.checked_add(bytes.len() as u64).is_none_or(|end| end > self.length)
+        if offset < HEADER_BYTES as u64
+            || offset.checked_add(bytes.len() as u64).is_none_or(|end| end > self.length)
         {
             return Err(damaged);
         }
@@ -485,4 +491,4 @@ fn id_at(bytes: &[u8], at: usize) -> Option<[u8; 16]> {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -35,17 +35,17 @@ const SEEN: &[Seen] = &[
         Programs::KUBELET,
         "remote_runtime.go:434] Status from runtime service failed: rpc error: code = DeadlineExceeded desc = context deadline exceeded",
         "runtime_call_deadline",
-        &[(
-            "call",
-            "remote_runtime.go:434] Status from runtime service failed: rpc error: code = Dea…",
-        )],
+        &[("call", "remote_runtime.go:434] Status from runtime service failed: rpc error: code = Dea…")],
     ),
     // k8s#71692's form, of older kubelets.
     (
         Programs::KUBELET,
         "runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: cni config uninitialized",
         "network_not_ready",
-        &[("reason", "NetworkPluginNotReady"), ("message", "Network plugin returns error: cni config uninitialized")],
+        &[
+            ("reason", "NetworkPluginNotReady"),
+            ("message", "Network plugin returns error: cni config uninitialized"),
+        ],
     ),
     (
         Programs::KUBELET,
@@ -93,7 +93,12 @@ const SEEN: &[Seen] = &[
         &[],
     ),
     // eks-node-monitoring-agent's tests (four lines).
-    (Programs::RUNTIME, "failed to create new OS thread (foo; errno=11)", "threads_exhausted", &[("errno", "11")]),
+    (
+        Programs::RUNTIME,
+        "failed to create new OS thread (foo; errno=11)",
+        "threads_exhausted",
+        &[("errno", "11")],
+    ),
     (
         Programs::KUBELET,
         r#"I0101 00:00:01.000000    1 pod_workers.go:1] "Pod still has one or more containers in the non-exited state and will not be removed from desired state" pod="default/a-pod""#,
