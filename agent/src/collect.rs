@@ -1,6 +1,7 @@
 //! The list of collectors. A new one is a file in `collect/` and two lines here: its `mod` and its entry.
 
 pub mod cni;
+pub mod control_plane;
 pub mod kubelet;
 pub mod logs;
 pub mod memory;
@@ -18,6 +19,7 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &runtime::COLLECTOR,
     &kubelet::COLLECTOR,
     &cni::COLLECTOR,
+    &control_plane::COLLECTOR,
     &logs::COLLECTOR,
 ];
 

@@ -66,6 +66,8 @@ pub struct Places {
     pub kubelet_healthz: Option<SocketAddr>,
     /// The kubelet's root folder; see [`Host::kubelet_root`].
     pub kubelet_root: Option<PathBuf>,
+    /// Where etcd's metrics answer without TLS.
+    pub etcd_metrics: Option<SocketAddr>,
 }
 
 impl Default for Places {
@@ -76,6 +78,7 @@ impl Default for Places {
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into(), "/usr/libexec/cni".into()],
             kubelet_healthz: None,
             kubelet_root: None,
+            etcd_metrics: None,
         }
     }
 }

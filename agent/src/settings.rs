@@ -144,6 +144,9 @@ pub struct Told {
     /// The kubelet's root folder [default: from the kubelet's flags, then /var/lib/kubelet]
     #[arg(long, env = "NODEWHY_KUBELET_ROOT", value_name = "DIR", global = true)]
     pub kubelet_root: Option<PathBuf>,
+    /// Where etcd's metrics answer without TLS [default: from etcd's --listen-metrics-urls]
+    #[arg(long, env = "NODEWHY_ETCD_METRICS", value_name = "ADDRESS", global = true)]
+    pub etcd_metrics: Option<SocketAddr>,
     /// Limits, in the file alone.
     #[arg(skip)]
     #[serde(default)]
@@ -164,6 +167,7 @@ const KEYS: &[&str] = &[
     "cni_bin_dirs",
     "kubelet_healthz",
     "kubelet_root",
+    "etcd_metrics",
     THRESHOLDS,
 ];
 /// The table of limits: in the file alone.
@@ -253,6 +257,7 @@ impl Told {
             cni_bin_dirs: either(self.cni_bin_dirs, other.cni_bin_dirs),
             kubelet_healthz: self.kubelet_healthz.or(other.kubelet_healthz),
             kubelet_root: self.kubelet_root.or(other.kubelet_root),
+            etcd_metrics: self.etcd_metrics.or(other.etcd_metrics),
             thresholds: other.thresholds,
         }
     }
@@ -287,6 +292,7 @@ impl Told {
                 },
                 kubelet_healthz: self.kubelet_healthz,
                 kubelet_root: self.kubelet_root,
+                etcd_metrics: self.etcd_metrics,
             },
             thresholds: self.thresholds,
         };
