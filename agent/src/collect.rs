@@ -8,6 +8,7 @@ pub mod conntrack;
 pub mod clock;
 pub mod cni;
 pub mod disk;
+pub mod control_plane;
 pub mod kubelet;
 pub mod logs;
 pub mod memory;
@@ -32,6 +33,7 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &kubelet::COLLECTOR,
     &cni::COLLECTOR,
     &tasks::COLLECTOR,
+    &control_plane::COLLECTOR,
     &logs::COLLECTOR,
     &conntrack::COLLECTOR,
     &netfilter::COLLECTOR,

@@ -108,6 +108,8 @@ pub fn is_none_socket(path: &Path) -> bool {
     pub netfilter_exact_entries_max: u64,
     /// The API server, as the kubelet would dial it.
     pub api_server: Option<dial::Target>,
+    /// Where etcd's metrics answer without TLS.
+    pub etcd_metrics: Option<SocketAddr>,
 }
 
 impl Default for Places {
@@ -124,6 +126,7 @@ impl Default for Places {
             distribution: None,
             netfilter_exact_entries_max: 100_000,
             api_server: None,
+            etcd_metrics: None,
         }
     }
 }

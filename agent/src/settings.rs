@@ -175,6 +175,9 @@ pub struct Told {
     /// The API server, as URL or HOST:PORT [default: from the kubelet's kubeconfig, then from its connections]
     #[arg(long, env = "NODEWHY_API_SERVER", value_name = "URL", global = true)]
     pub api_server: Option<String>,
+    /// Where etcd's metrics answer without TLS [default: from etcd's --listen-metrics-urls]
+    #[arg(long, env = "NODEWHY_ETCD_METRICS", value_name = "ADDRESS", global = true)]
+    pub etcd_metrics: Option<SocketAddr>,
     /// Limits, in the file alone.
     #[arg(skip)]
     #[serde(default)]
@@ -204,6 +207,7 @@ const KEYS: &[&str] = &[
     "kubelet_ca_file",
     "distribution",
     "api_server",
+    "etcd_metrics",
     THRESHOLDS,
 ];
 /// The table of limits: in the file alone.
@@ -302,6 +306,7 @@ impl Told {
             kubelet_ca_file: self.kubelet_ca_file.or(other.kubelet_ca_file),
             distribution: self.distribution.or(other.distribution),
             api_server: self.api_server.or(other.api_server),
+            etcd_metrics: self.etcd_metrics.or(other.etcd_metrics),
             thresholds: other.thresholds,
         }
     }
@@ -355,6 +360,7 @@ impl Told {
                     .value("netfilter_exact_entries_max")
                     .map_or(usual.netfilter_exact_entries_max, |entries| entries as u64),
                 api_server: self.api_server.as_deref().map(api_server).transpose()?,
+                etcd_metrics: self.etcd_metrics,
             },
             thresholds: self.thresholds,
         };
