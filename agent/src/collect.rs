@@ -1,14 +1,13 @@
 //! The list of collectors. A new one is a file in `collect/` and two lines here: its `mod` and its entry.
 
-pub mod cgroups;
 pub mod api_server;
+pub mod cgroups;
 pub mod changes;
-pub mod cni;
-pub mod conntrack;
 pub mod clock;
 pub mod cni;
-pub mod disk;
+pub mod conntrack;
 pub mod control_plane;
+pub mod disk;
 pub mod kubelet;
 pub mod logs;
 pub mod memory;
@@ -27,20 +26,20 @@ pub static COLLECTORS: &[&dyn Collect] = &[
     &pressure::COLLECTOR,
     &memory::COLLECTOR,
     &cgroups::COLLECTOR,
-    &disk::COLLECTOR,
     &oom::COLLECTOR,
+    &tasks::COLLECTOR,
+    &disk::COLLECTOR,
+    &network::COLLECTOR,
+    &conntrack::COLLECTOR,
+    &netfilter::COLLECTOR,
+    &api_server::COLLECTOR,
     &runtime::COLLECTOR,
     &kubelet::COLLECTOR,
     &cni::COLLECTOR,
-    &tasks::COLLECTOR,
-    &control_plane::COLLECTOR,
     &logs::COLLECTOR,
-    &conntrack::COLLECTOR,
-    &netfilter::COLLECTOR,
-    &network::COLLECTOR,
-    &api_server::COLLECTOR,
-    &clock::COLLECTOR,
     &systemd::COLLECTOR,
+    &control_plane::COLLECTOR,
+    &clock::COLLECTOR,
     &changes::COLLECTOR,
 ];
 

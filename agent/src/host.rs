@@ -5,28 +5,25 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
+pub mod adjtimex;
 mod apart;
 pub mod bounded;
 pub mod cgroup;
+pub mod dbus;
 pub mod dial;
 pub mod dns;
 pub mod ethtool;
 pub mod fetch;
-pub mod adjtimex;
-pub mod apart;
-pub mod dbus;
 mod folder;
 pub mod get;
 pub mod inotify;
+#[cfg(test)]
+pub(crate) mod inside;
 pub mod journal;
 pub mod kmsg;
 pub mod known;
-pub mod mounts;
-#[cfg(test)]
-pub(crate) mod inside;
-pub mod kmsg;
-pub mod known;
 pub mod module;
+pub mod mounts;
 pub mod netlink;
 pub mod own;
 pub mod process;
@@ -99,17 +96,17 @@ pub struct Places {
     pub kubelet_ca_file: Option<PathBuf>,
     /// Which distribution this is: a name of [`crate::distribution::DISTRIBUTIONS`].
     pub distribution: Option<String>,
-}
-
-/// What is set in place of the runtime's socket where it is not to be asked.
-pub fn is_none_socket(path: &Path) -> bool {
-    path == Path::new("none")
     /// Tables of rules with more entries are not counted one by one.
     pub netfilter_exact_entries_max: u64,
     /// The API server, as the kubelet would dial it.
     pub api_server: Option<dial::Target>,
     /// Where etcd's metrics answer without TLS.
     pub etcd_metrics: Option<SocketAddr>,
+}
+
+/// What is set in place of the runtime's socket where it is not to be asked.
+pub fn is_none_socket(path: &Path) -> bool {
+    path == Path::new("none")
 }
 
 impl Default for Places {

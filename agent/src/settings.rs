@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::collect::COLLECTORS;
 use crate::distribution::DISTRIBUTIONS;
+use crate::host::dial::Target;
 use crate::host::{Places, is_none_socket};
 use crate::serve::{CredentialFiles, DEFAULT_PORT, DEFAULT_SOCKET, Listen};
-use crate::host::dial::Target;
 use crate::thresholds::Overrides;
 
 /// Everything that the agent can be told.
