@@ -38,9 +38,12 @@ pub struct Reading {
     /// Pods whose cgroup has no memory limit, those that use most first.
     pub without_memory_limit: Ranked,
     /// Pods that were throttled most of the time that they wanted to run.
-    pub throttled: Vec<Service>,
+    pub throttled: Vec<Listed>,
     /// Pods that use most memory.
-    pub most_memory: Vec<Service>,
+    pub most_memory: Vec<Listed>,
+    /// Units below system.slice that use most memory.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub units: Vec<Unit>,
     /// Cgroups that are frozen.
     pub frozen: Vec<String>,
     /// Cgroups that refused a fork within the last minute, or are at their limit of processes.
@@ -124,12 +127,12 @@ pub struct Ranked {
     /// Of how many that are known.
     pub of: u64,
     /// The first few.
-    pub top: Vec<Service>,
+    pub top: Vec<Listed>,
 }
 
 /// A pod in a list.
 #[derive(Clone, Debug, Serialize)]
-pub struct Service {
+pub struct Listed {
     /// `namespace/name`, or its UID.
     pub pod: String,
     /// Memory in use.
@@ -144,6 +147,15 @@ pub struct Service {
     /// Its CPU pressure (`some avg60`), which a limit makes on an idle node too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_some_avg60: Option<f64>,
+}
+
+/// A unit of systemd's, or what else has a cgroup in its slice.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Unit {
+    /// `containerd.service`.
+    pub name: String,
+    /// Memory in use, page cache included.
+    pub memory_bytes: u64,
 }
 
 /// The kubelet or the runtime.

@@ -287,6 +287,30 @@ fn a_frozen_container_is_told_after_a_while_and_a_thawed_one_is_not() {
 }
 
 #[test]
+fn a_frozen_unit_is_told_and_the_largest_is_listed() {
+    let node = Node::new();
+    node.group("system.slice", &[]);
+    node.group("system.slice/ssh.service", &[("cgroup.events", "populated 1\nfrozen 1\n")]);
+    node.group("system.slice/hog.service", &[("memory.current", "900000000\n")]);
+    let reading = node.tick(&mut node.source());
+    assert_eq!(reading.frozen, ["/system.slice/ssh.service"]);
+    let hog = Unit { name: "hog.service".to_owned(), memory_bytes: 900_000_000 };
+    assert_eq!((reading.units.first(), reading.units.len()), (Some(&hog), 2));
+}
+
+#[test]
+fn kubepods_below_a_cgroup_root_of_the_kubelets() {
+    for nest in ["kubelet.slice/kubelet-kubepods.slice", "some/kubepods"] {
+        let node = Node::new();
+        fs::create_dir_all(node.path(nest).parent().unwrap()).unwrap();
+        fs::rename(node.path("kubepods.slice"), node.path(nest)).unwrap();
+        let reading = node.tick(&mut node.source());
+        assert_eq!(reading.kubepods, Some(format!("/{nest}")));
+        assert_eq!(reading.pods[0].uid, UID);
+    }
+}
+
+#[test]
 fn a_pods_limit_of_processes_is_the_pods_though_the_container_was_refused() {
     // The proving ground's pids-exhausted-pod on Linux 6.1: the limit is the slice's, the event the container's.
     let node = Node::new();

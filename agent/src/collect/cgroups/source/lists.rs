@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::collect::cgroups::psi::Pressure;
-use crate::collect::cgroups::reading::{Count, PodEntry, Ranked, Service, TOP};
+use crate::collect::cgroups::reading::{Count, Listed, PodEntry, Ranked, TOP};
 use crate::collect::cgroups::tree::Tree;
 
 pub(super) fn count(tree: Option<&Tree>) -> BTreeMap<&'static str, Count> {
@@ -19,8 +19,8 @@ pub(super) fn count(tree: Option<&Tree>) -> BTreeMap<&'static str, Count> {
     counts
 }
 
-fn listed(pod: &PodEntry) -> Service {
-    Service {
+fn listed(pod: &PodEntry) -> Listed {
+    Listed {
         pod: pod.label(),
         memory_bytes: pod.memory_bytes,
         container: None,
@@ -29,7 +29,7 @@ fn listed(pod: &PodEntry) -> Service {
     }
 }
 
-pub(super) fn ranked<'a>(pods: impl Iterator<Item = &'a PodEntry>, most: usize) -> Vec<Service> {
+pub(super) fn ranked<'a>(pods: impl Iterator<Item = &'a PodEntry>, most: usize) -> Vec<Listed> {
     let mut pods: Vec<&PodEntry> = pods.collect();
     pods.sort_by_key(|pod| std::cmp::Reverse(pod.memory_bytes));
     pods.into_iter().take(most).map(listed).collect()
@@ -45,7 +45,7 @@ pub(super) fn without_limit(pods: &[PodEntry]) -> Ranked {
 }
 
 /// Pods with a group that was throttled, by the group that was most.
-pub(super) fn throttled(pods: &[PodEntry]) -> Vec<Service> {
+pub(super) fn throttled(pods: &[PodEntry]) -> Vec<Listed> {
     let mut found = Vec::new();
     for pod in pods {
         let Some(detail) = &pod.detail else { continue };
@@ -58,7 +58,7 @@ pub(super) fn throttled(pods: &[PodEntry]) -> Vec<Service> {
             .max_by(|a, b| a.0.total_cmp(&b.0));
         let Some((percent, container, group)) = most else { continue };
         let cpu = group.pressure.as_ref().and_then(Pressure::cpu);
-        found.push(Service {
+        found.push(Listed {
             container: container.map(|one| one.name.clone().or_else(|| one.id.clone()).unwrap_or_default()),
             throttled_percent: Some(percent),
             cpu_some_avg60: cpu.and_then(|cpu| cpu.some).map(|some| some.avg60),
