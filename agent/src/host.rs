@@ -63,6 +63,8 @@ pub struct Places {
     pub kubelet_healthz: Option<SocketAddr>,
     /// The kubelet's root folder; see [`Host::kubelet_root`].
     pub kubelet_root: Option<PathBuf>,
+    /// Whether each pod is in the metrics too.
+    pub per_pod_metrics: bool,
 }
 
 impl Default for Places {
@@ -73,6 +75,7 @@ impl Default for Places {
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into(), "/usr/libexec/cni".into()],
             kubelet_healthz: None,
             kubelet_root: None,
+            per_pod_metrics: false,
         }
     }
 }

@@ -144,6 +144,9 @@ pub struct Told {
     /// The kubelet's root folder [default: from the kubelet's flags, then /var/lib/kubelet]
     #[arg(long, env = "NODEWHY_KUBELET_ROOT", value_name = "DIR", global = true)]
     pub kubelet_root: Option<PathBuf>,
+    /// Whether metrics have series of each pod too: their number grows with the pods [default: false]
+    #[arg(long, env = "NODEWHY_PER_POD_METRICS", value_name = "BOOL")]
+    pub per_pod_metrics: Option<bool>,
     /// Limits, in the file alone.
     #[arg(skip)]
     #[serde(default)]
@@ -164,6 +167,7 @@ const KEYS: &[&str] = &[
     "cni_bin_dirs",
     "kubelet_healthz",
     "kubelet_root",
+    "per_pod_metrics",
     THRESHOLDS,
 ];
 /// The table of limits: in the file alone.
@@ -253,6 +257,7 @@ impl Told {
             cni_bin_dirs: either(self.cni_bin_dirs, other.cni_bin_dirs),
             kubelet_healthz: self.kubelet_healthz.or(other.kubelet_healthz),
             kubelet_root: self.kubelet_root.or(other.kubelet_root),
+            per_pod_metrics: self.per_pod_metrics.or(other.per_pod_metrics),
             thresholds: other.thresholds,
         }
     }
@@ -287,6 +292,7 @@ impl Told {
                 },
                 kubelet_healthz: self.kubelet_healthz,
                 kubelet_root: self.kubelet_root,
+                per_pod_metrics: self.per_pod_metrics.unwrap_or(false),
             },
             thresholds: self.thresholds,
         };

@@ -39,6 +39,8 @@ pub struct Reading {
     pub without_memory_limit: Ranked,
     /// Pods that were throttled most of the time that they wanted to run.
     pub throttled: Vec<Listed>,
+    /// Pods that wait most for memory or I/O.
+    pub stalled: Vec<Listed>,
     /// Pods that use most memory.
     pub most_memory: Vec<Listed>,
     /// Units below system.slice that use most memory.
@@ -67,6 +69,9 @@ pub struct Reading {
     /// Cgroups by controller, dying ones included (/proc/cgroups).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub controllers: BTreeMap<String, u64>,
+    /// Whether each pod is in the metrics too.
+    #[serde(skip)]
+    pub(super) is_per_pod: bool,
     /// Every pod.
     #[serde(skip)]
     pub pods: Vec<PodEntry>,
@@ -147,6 +152,12 @@ pub struct Listed {
     /// Its CPU pressure (`some avg60`), which a limit makes on an idle node too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_some_avg60: Option<f64>,
+    /// Its memory pressure (`full avg60`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_full_avg60: Option<f64>,
+    /// Its I/O pressure (`full avg60`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_full_avg60: Option<f64>,
 }
 
 /// A unit of systemd's, or what else has a cgroup in its slice.

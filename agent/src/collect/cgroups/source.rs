@@ -26,7 +26,7 @@ use crate::host::known::Pods;
 use crate::host::{Host, ReadError};
 use dying::dying;
 use follow::{Followed, follow};
-use lists::{count, ranked, throttled, without_limit};
+use lists::{count, ranked, stalled, throttled, without_limit};
 use services::services;
 use told::{churn, pushed, tell_growth};
 
@@ -213,6 +213,7 @@ fn whole(
         qos: count(source.tree.as_ref()),
         without_memory_limit: without_limit(&pods),
         throttled: throttled(&pods),
+        stalled: stalled(&pods),
         most_memory: ranked(pods.iter(), TOP),
         units,
         frozen,
@@ -224,6 +225,7 @@ fn whole(
         churn: churn(source, boot),
         dying,
         controllers,
+        is_per_pod: host.places().per_pod_metrics,
         pods,
     })
 }

@@ -557,6 +557,29 @@ fn series_are_as_many_with_one_pod_as_with_fifty() {
 }
 
 #[test]
+fn pods_are_in_the_metrics_only_behind_the_switch() {
+    let node = Node::new();
+    for (per_pod_metrics, wanted) in [(false, false), (true, true)] {
+        let places = Places { per_pod_metrics, ..Places::default() };
+        let host = Host::new(node.root.path(), node.host.clock().clone(), places);
+        let mut sink = Sink::default();
+        metrics::metrics(&source::read(&mut node.source(), &host).unwrap(), &mut sink);
+        let text = sink.encode().unwrap();
+        let series = format!("nodewhy_pod_memory_bytes{{namespace=\"\",pod=\"\",uid=\"{UID}\"}} 52428800");
+        assert_eq!(text.contains(&series), wanted, "{text}");
+    }
+}
+
+#[test]
+fn pods_that_wait_for_memory_or_io_are_listed() {
+    let node = Node::new();
+    assert!(node.tick(&mut node.source()).stalled.is_empty());
+    node.set(&pod(""), "memory.pressure", &PRESSURE.replace("avg60=0.23", "avg60=37.50"));
+    let stalled = node.tick(&mut node.source()).stalled;
+    assert_eq!((stalled[0].pod.as_str(), stalled[0].memory_full_avg60), (UID, Some(37.5)));
+}
+
+#[test]
 fn this_machine_is_read_whatever_it_has() {
     let host = Host::new("/", Clock::system(), Places::default());
     let mut source = match source::open(&host) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::collect::cgroups::psi::Pressure;
 use crate::collect::cgroups::reading::{Count, Listed, PodEntry, Ranked, TOP};
 use crate::collect::cgroups::tree::Tree;
+use crate::collect::pressure::Stalls;
 
 pub(super) fn count(tree: Option<&Tree>) -> BTreeMap<&'static str, Count> {
     let mut counts = BTreeMap::new();
@@ -26,7 +27,28 @@ fn listed(pod: &PodEntry) -> Listed {
         container: None,
         throttled_percent: None,
         cpu_some_avg60: None,
+        memory_full_avg60: None,
+        io_full_avg60: None,
     }
+}
+
+/// Pods that wait for memory or for I/O, those that wait most first.
+pub(super) fn stalled(pods: &[PodEntry]) -> Vec<Listed> {
+    let mut found = Vec::new();
+    for pod in pods {
+        let pressure = pod.detail.as_ref().and_then(|detail| detail.cgroup.pressure.as_ref());
+        let Some(Pressure::Read(measured)) = pressure else { continue };
+        let full = |stalls: Option<Stalls>| stalls?.full.map(|full| full.avg60);
+        let (memory, io) = (full(measured.memory), full(measured.io));
+        // A percent is noise.
+        let most = [memory, io].into_iter().flatten().fold(1.0, f64::max);
+        if most > 1.0 {
+            let entry = Listed { memory_full_avg60: memory, io_full_avg60: io, ..listed(pod) };
+            found.push((most, entry));
+        }
+    }
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    found.into_iter().take(TOP).map(|(_, entry)| entry).collect()
 }
 
 pub(super) fn ranked<'a>(pods: impl Iterator<Item = &'a PodEntry>, most: usize) -> Vec<Listed> {
@@ -65,9 +87,8 @@ pub(super) fn throttled(pods: &[PodEntry]) -> Vec<Listed> {
             ..listed(pod)
         });
     }
-    found.sort_by(|a, b| {
-        b.throttled_percent.partial_cmp(&a.throttled_percent).unwrap_or(std::cmp::Ordering::Equal)
-    });
+    let percent = |one: &Listed| one.throttled_percent.unwrap_or(0.0);
+    found.sort_by(|a, b| percent(b).total_cmp(&percent(a)));
     found.truncate(TOP);
     found
 }
