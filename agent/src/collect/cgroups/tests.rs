@@ -620,6 +620,10 @@ fn cost_of_a_tick_with_250_pods() {
         }
     }
     node.kubelet(&[]);
+    node.host.learn_pods(Pods {
+        sandboxes: [(SANDBOX.to_owned(), (UID.to_owned(), true))].into(),
+        ..Pods::default()
+    });
     let mut source = node.source();
     let used = || {
         let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
