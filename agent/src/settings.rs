@@ -178,6 +178,9 @@ pub struct Told {
     /// Where etcd's metrics answer without TLS [default: from etcd's --listen-metrics-urls]
     #[arg(long, env = "NODEWHY_ETCD_METRICS", value_name = "ADDRESS", global = true)]
     pub etcd_metrics: Option<SocketAddr>,
+    /// Whether metrics have series of each pod too: their number grows with the pods [default: false]
+    #[arg(long, env = "NODEWHY_PER_POD_METRICS", value_name = "BOOL")]
+    pub per_pod_metrics: Option<bool>,
     /// Limits, in the file alone.
     #[arg(skip)]
     #[serde(default)]
@@ -208,6 +211,7 @@ const KEYS: &[&str] = &[
     "distribution",
     "api_server",
     "etcd_metrics",
+    "per_pod_metrics",
     THRESHOLDS,
 ];
 /// The table of limits: in the file alone.
@@ -307,6 +311,7 @@ impl Told {
             distribution: self.distribution.or(other.distribution),
             api_server: self.api_server.or(other.api_server),
             etcd_metrics: self.etcd_metrics.or(other.etcd_metrics),
+            per_pod_metrics: self.per_pod_metrics.or(other.per_pod_metrics),
             thresholds: other.thresholds,
         }
     }
@@ -361,6 +366,7 @@ impl Told {
                     .map_or(usual.netfilter_exact_entries_max, |entries| entries as u64),
                 api_server: self.api_server.as_deref().map(api_server).transpose()?,
                 etcd_metrics: self.etcd_metrics,
+                per_pod_metrics: self.per_pod_metrics.unwrap_or(false),
             },
             thresholds: self.thresholds,
         };
