@@ -48,7 +48,7 @@ pub(super) static LIMITS: &[&Heuristic] = &[&AWAIT, &BUSY, &HUNG, &STUCK, &ERROR
 pub(super) fn detect(pair: Pair<'_, Reading>, thresholds: &Thresholds, noticed: &mut Noticed) {
     let at = pair.at.wall;
     let mut states = Vec::new();
-    for filesystem in &pair.now.filesystems {
+    for filesystem in pair.now.filesystems.iter() {
         states.extend(full(filesystem, thresholds));
         states.extend(without_inodes(filesystem, thresholds));
         states.extend(read_only(filesystem));

@@ -76,8 +76,8 @@ pub struct Device {
     pub nothing_ended_since: Option<Timestamp>,
     /// For how long, by the clock that no step moves.
     pub nothing_ended_for_seconds: Option<f64>,
-    /// Whether the kernel counted the device busy meanwhile. Up to Linux 5.18 it does that only when something new
-    /// begins.
+    /// Whether the kernel counted the device busy meanwhile. Kernels before commit 86d7331299fd (2022) do that only when
+    /// something new begins.
     #[serde(skip)]
     pub was_busy_meanwhile: bool,
     /// For how long it has been suspended.
