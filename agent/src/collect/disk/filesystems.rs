@@ -184,6 +184,13 @@ impl Filesystems {
         }
     }
 
+    /// Whether a local one has not answered the newest question.
+    #[cfg(test)]
+    pub(super) fn waits_for_local(&self) -> bool {
+        let known = self.asker.known();
+        known.iter().any(|(it, known)| !it.is_remote && (known.answer.is_none() || known.asked.is_some()))
+    }
+
     /// How many threads ask.
     pub(super) fn threads(&self) -> usize {
         self.asker.threads()
@@ -294,7 +301,7 @@ impl Filesystems {
             )),
             (Some(Err(error)), None) => Some(error.text.clone()),
             (None, None) if known.asked.is_some() => Some("it has not answered".to_owned()),
-            (None, None) => Some("it has not been asked: others that hang have all threads".to_owned()),
+            (None, None) => Some("it has not been asked yet".to_owned()),
         };
         let asked_for = known.asked.map(|asked| now.boot.saturating_sub(asked.boot));
         let roles = by_role
