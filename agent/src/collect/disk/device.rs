@@ -181,7 +181,8 @@ impl Track {
     }
 
     fn look_slowly(&mut self, now: Stamp, host: &Host) {
-        let file = |name: &str| format!("/sys/block/{}/{name}", self.name);
+        let folder = folder(&self.name);
+        let file = |name: &str| format!("{folder}/{name}");
         if self.fixed.has_state {
             self.state = line(host, &file("device/state"));
         }
@@ -247,9 +248,10 @@ impl Track {
 }
 
 fn fixed(name: &str, host: &Host) -> Fixed {
-    let file = |file: &str| format!("/sys/block/{name}/{file}");
+    let folder = folder(name);
+    let file = |file: &str| format!("{folder}/{file}");
     let exists = |path: String| host.exists(path).is_ok_and(|exists| exists);
-    let kind = kind(name, exists(format!("/sys/block/{name}")));
+    let kind = kind(name, exists(folder.clone()));
     let flag = |text: String| match text.as_str() {
         "0" => Some(false),
         "1" => Some(true),
@@ -265,6 +267,11 @@ fn fixed(name: &str, host: &Host) -> Fixed {
         has_state: is_whole && exists(file("device/state")),
         counts_errors: is_whole && exists(file("device/ioerr_cnt")),
     }
+}
+
+/// A name with a slash (`cciss/c0d0`) is a folder's with an exclamation mark.
+fn folder(name: &str) -> String {
+    format!("/sys/block/{}", name.replace('/', "!"))
 }
 
 /// By its name; what is not in `/sys/block` is a part of what is.
