@@ -66,7 +66,7 @@ pub struct LookError {
     pub text: String,
     /// There is nothing at this path.
     pub is_gone: bool,
-    /// ESTALE: the server no longer knows what is mounted.
+    /// ESTALE: the server no longer knows what is mounted. ENOTCONN: the program behind a FUSE mount has ended.
     pub is_stale: bool,
 }
 
@@ -75,7 +75,7 @@ impl LookError {
         LookError {
             text: format!("cannot {what} {}: {}", path.display(), errno.desc()),
             is_gone: errno == Errno::ENOENT,
-            is_stale: errno == Errno::ESTALE,
+            is_stale: matches!(errno, Errno::ESTALE | Errno::ENOTCONN),
         }
     }
 }

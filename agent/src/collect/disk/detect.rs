@@ -223,7 +223,7 @@ fn stuck(filesystem: &Filesystem, thresholds: &Thresholds) -> Option<Abnormal> {
     let what = format!("{} ({} from {}{whose})", title(filesystem), filesystem.kind, filesystem.source);
     if filesystem.is_stale {
         let text = filesystem.missing.clone().unwrap_or_else(|| "ESTALE".to_owned());
-        let summary = format!("{what} is stale: its server no longer knows it");
+        let summary = format!("{what} is stale: its server no longer knows it, or its program has ended");
         return Some(state("mount_stuck", subject(filesystem), summary, vec![Evidence::new(text, "statfs")]));
     }
     let (seconds, limit) = (filesystem.unanswered_for_seconds?, thresholds.limit(&STUCK));

@@ -98,7 +98,7 @@ pub struct Filesystem {
     /// Why there is no size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
-    /// The server no longer knows what is mounted (ESTALE).
+    /// The server no longer knows what is mounted (ESTALE), or the program behind it has ended (ENOTCONN).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_stale: bool,
     /// Since when it has not answered.
