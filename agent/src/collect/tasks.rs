@@ -69,9 +69,15 @@ const DESCRIBE_AFTER: Duration = Duration::from_secs(5);
 /// So many of the oldest get one; as many a tick are asked.
 const DESCRIBED: usize = 16;
 const DESCRIBED_A_TICK: usize = 2;
+/// So many zombies are looked at again soon: they may be a moment's.
+const MANY_ZOMBIES: u64 = 20;
 /// A call this old is looked at again at each tick.
 const OLD_CALL: Duration = Duration::from_secs(15);
 const DESCRIBE_LIMIT: Duration = Duration::from_millis(200);
+/// Plugins come with an upgrade.
+const PLUGINS_EVERY: Duration = Duration::from_secs(600);
+/// In so many ticks each shim is looked at once.
+const SHIM_TURNS: usize = 10;
 /// The span that CPU shares are taken over.
 const WINDOW: Duration = Duration::from_secs(60);
 /// What `/api/v1/state` shows of a list.
@@ -93,8 +99,11 @@ pub struct Source {
     stopped: Vec<Shim>,
     swept: Option<Arc<Swept>>,
     sweep_error: Option<String>,
+    /// The newest look's shims, and which of them is looked at next.
+    known_shims: (Vec<look::Kept>, usize),
     apart: Apart,
-    plugins: Vec<String>,
+    /// The names in the node's folders of network plugins, and when they were read.
+    plugins: (Vec<String>, Option<Duration>),
 }
 
 /// One reading.
@@ -228,6 +237,8 @@ pub struct Swept {
 }
 
 fn open(host: &Host) -> Result<Source, ReadError> {
+    let mut apart = Apart::new("tasks");
+    apart.start()?;
     Ok(Source {
         load: host.keep("/proc/loadavg")?,
         stat: host.keep("/proc/stat")?,
@@ -241,8 +252,9 @@ fn open(host: &Host) -> Result<Source, ReadError> {
         stopped: Vec::new(),
         swept: None,
         sweep_error: None,
-        apart: Apart::new("tasks"),
-        plugins: Vec::new(),
+        known_shims: (Vec::new(), 0),
+        apart,
+        plugins: (Vec::new(), None),
     })
 }
 
@@ -257,7 +269,8 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     let is_open = stat.blocked > 0
         || load.one >= OPEN_LOAD_PER_CORE * stat.cores as f64
         || source.blocked.iter().any(|task| task.age(at.boot) >= DESCRIBE_AFTER)
-        || source.calls.iter().any(|call| call.age(at.boot) >= OLD_CALL);
+        || source.calls.iter().any(|call| call.age(at.boot) >= OLD_CALL)
+        || source.swept.as_deref().is_some_and(|swept| swept.zombies >= MANY_ZOMBIES);
     // What of the threads cannot be seen costs only that: load and limits are told all the same.
     match source.look_on(host, at, is_open) {
         Ok(()) => {}
@@ -284,12 +297,12 @@ impl Source {
                 if let Some(why) = host.blind_to_processes() {
                     return Err(ReadError::Other(why));
                 }
-                self.plugins = calls::plugins_in_folders(host);
+                self.read_plugins(host, at.boot);
                 look::Look::begin(host)?
             }
             None => return Ok(()),
         };
-        let plugins = &self.plugins;
+        let (plugins, _) = &self.plugins;
         let is_call = |name: &str| calls::may_be_plugin(name, plugins);
         let Some(looked) = look.advance(host.clock(), BUDGET, is_call)? else {
             self.look = Some(look);
@@ -300,6 +313,7 @@ impl Source {
         let groups = calls.iter().map(|call| (call.pid, call.group)).collect();
         self.blocked = blocked::follow(host, &self.blocked, &looked.blocked, &groups, at);
         let shims = self.shims.judge(host, &looked.shims, at);
+        self.known_shims = (looked.shims, 0);
         self.calls.clone_from(&calls);
         self.stopped.clone_from(&shims.stopped);
         self.swept = Some(Arc::new(Swept {
@@ -316,6 +330,37 @@ impl Source {
         }));
         self.sweep_error = None;
         Ok(())
+    }
+
+    /// The folders lie on a disk, which may be what hangs.
+    fn read_plugins(&mut self, host: &Host, now: Duration) {
+        let (names, read) = &mut self.plugins;
+        if read.is_some_and(|read| read + PLUGINS_EVERY > now) {
+            return;
+        }
+        *read = Some(now);
+        let asked = host.clone();
+        if let Ok(found) = self.apart.run(DESCRIBE_LIMIT, move || calls::plugins_in_folders(&asked)) {
+            *names = found;
+        }
+    }
+
+    /// Looks at some of the shims, at each within ten ticks: a stopped one blocks whoever calls it.
+    fn watch_shims(&mut self, host: &Host, at: Stamp) {
+        let is_stopped = |pid| {
+            let now = host.process(pid).ok().flatten();
+            now.filter(|process| matches!(process.state, 'T' | 't')).map(|process| process.start_ticks)
+        };
+        self.stopped.retain(|shim| is_stopped(shim.pid).is_some());
+        let (shims, next) = &mut self.known_shims;
+        for _ in 0..shims.len().div_ceil(SHIM_TURNS) {
+            let Some(task) = shims.get(*next).or(shims.first()) else { return };
+            *next = if *next + 1 < shims.len() { *next + 1 } else { 0 };
+            let is_new = self.stopped.iter().all(|shim| shim.pid != task.pid);
+            if is_new && is_stopped(task.pid) == Some(task.start_ticks) {
+                self.stopped.push(self.shims.shim(task, at));
+            }
+        }
     }
 
     /// Looks again at the oldest in D: which of them go on, and what they wait for.
@@ -335,10 +380,7 @@ impl Source {
             index += 1;
             index > WATCHED || call.age(at.boot) < OLD_CALL || is_there(call.pid, call.since_boot).is_some()
         });
-        self.stopped.retain(|shim| {
-            let now = host.process(shim.pid).ok().flatten();
-            now.is_some_and(|process| matches!(process.state, 'T' | 't'))
-        });
+        self.watch_shims(host, at);
         let mut left = DESCRIBED_A_TICK;
         for task in self.blocked.iter_mut().take(DESCRIBED) {
             if left == 0 || task.described.is_some() || task.age(at.boot) < DESCRIBE_AFTER {

@@ -317,6 +317,20 @@ fn shims_are_held_against_the_sandboxes_that_the_runtime_knows() {
     let found = states(&reading);
     let stopped = found.iter().find(|state| state.finding == "shim_stopped").unwrap();
     assert!(stopped.summary.contains("of young is stopped"), "{}", stopped.summary);
+    assert!(reading.blocks_pleg.unwrap().contains("of young is stopped"));
+
+    // Between two looks, too, within ten ticks.
+    process(root.path(), &host, 105, ("containerd-shim", 'T'), 1, 4200, SYSTEM);
+    fs::copy(root.path().join("proc/100/stat"), root.path().join("proc/110/stat")).unwrap();
+    source.known_shims.0.iter_mut().find(|task| task.pid == 105).unwrap().start_ticks =
+        host.process(105).unwrap().unwrap().start_ticks;
+    let mut reading = None;
+    for _ in 0..10 {
+        source.looked = Some(host.clock().since_boot());
+        reading = Some(read(&mut source, &host).unwrap());
+    }
+    let stopped: Vec<u32> = reading.unwrap().shims.unwrap().stopped.iter().map(|shim| shim.pid).collect();
+    assert_eq!(stopped, [105], "and 110 goes on");
 }
 
 #[test]
