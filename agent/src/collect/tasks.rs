@@ -9,6 +9,7 @@ mod blocked;
 mod calls;
 mod describe;
 mod detect;
+mod inotify;
 mod limits;
 mod look;
 mod metrics;
@@ -28,7 +29,7 @@ pub use self::describe::Described;
 pub use self::limits::{Files, Limits};
 pub use self::parse::{Cpu, Load, Stat};
 pub use self::reading::{BlockedSummary, Parent, Reading, Shares, Sweep, Swept, Zombies};
-use crate::collector::{Collector, Page, never_woken};
+use crate::collector::{Ask, Collector, Page, never_woken};
 use crate::host::apart::Apart;
 use crate::host::{Host, Kept, ReadError};
 
@@ -52,7 +53,13 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
                 sandbox, parents of zombies",
         json: page,
     }],
-    asks: &[],
+    asks: &[Ask {
+        path: "/api/v1/inotify",
+        about: "Who has inotify's instances and watches, by user and by process, against the limits of each user",
+        parameters: &[],
+        deadline: Duration::from_secs(10),
+        answer: inotify::owners,
+    }],
 };
 
 /// A look at every thread may take this long in one tick; then it waits for the next one.
