@@ -54,6 +54,9 @@ const RESOLVER_EVERY: Duration = Duration::from_secs(30);
 const RESOLVER_SILENT_EVERY: Duration = Duration::from_secs(10);
 /// Limits of the kernel, IPv6's counters, and what each ksoftirqd used while nothing is squeezed.
 const SLOWLY: Duration = Duration::from_secs(30);
+/// Drivers without such counters are asked so often: names and numbers of all their statistics are copied each time.
+const DRIVERS_EVERY: Duration = Duration::from_secs(300);
+const NONE: Duration = Duration::ZERO;
 /// The first reading waits so long for the ways out.
 const FIRST: Duration = Duration::from_millis(500);
 
@@ -81,6 +84,8 @@ pub struct Source {
     paths: Apart<Paths>,
     paths_due: Duration,
     paths_now: Option<Paths>,
+    allowances_due: Duration,
+    asked_drivers: bool,
     allowances_before: Option<(Duration, BTreeMap<String, u64>)>,
     allowances_rate: BTreeMap<String, f64>,
     had_default: Vec<crate::host::rtnetlink::Family>,
@@ -258,6 +263,8 @@ fn open(host: &Host) -> Result<Source, ReadError> {
         paths: Apart::start("net-paths")?,
         paths_due: Duration::ZERO,
         paths_now: None,
+        allowances_due: Duration::ZERO,
+        asked_drivers: false,
         allowances_before: None,
         allowances_rate: BTreeMap::new(),
         had_default: Vec::new(),
@@ -504,7 +511,11 @@ fn neighbours(
 
 fn ways(source: &mut Source, host: &Host, now: Duration, physical: &[String]) -> Result<(), ReadError> {
     if now >= source.paths_due && source.paths.began().is_none() {
-        let (host, physical) = (host.clone(), physical.to_vec());
+        let host = host.clone();
+        let asks_drivers = now >= source.allowances_due;
+        let physical =
+            if asks_drivers { physical.iter().take(MOST_LINKS).cloned().collect() } else { Vec::new() };
+        source.asked_drivers = asks_drivers;
         let cannot = source.namespace.needed_for("routes and ip rules").err().map(|error| error.to_string());
         source.paths.begin(now, move || match cannot {
             None => paths::ask(&host, &physical),
@@ -520,6 +531,10 @@ fn ways(source: &mut Source, host: &Host, now: Duration, physical: &[String]) ->
         if !source.had_default.contains(&family) {
             source.had_default.push(family);
         }
+    }
+    if source.asked_drivers {
+        // A driver that has none will have none in ten seconds either.
+        source.allowances_due = now + if paths.allowances_exceeded.is_empty() { DRIVERS_EVERY } else { NONE };
     }
     let before = source.allowances_before.replace((now, paths.allowances_exceeded.clone()));
     if let Some((at, before)) = before {
