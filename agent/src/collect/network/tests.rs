@@ -3,6 +3,7 @@ use std::path::Path;
 use nodewhy_clock::{Clock, Stamp};
 use nodewhy_proto::Severity;
 
+use super::interfaces::Kind;
 use super::*;
 use crate::collector::{Abnormal, Noticed, Pair};
 use crate::host::Places;
