@@ -153,11 +153,18 @@ fn due(memory: &mut Memory, ready: &[(&String, &SandboxNetwork)]) -> Vec<String>
     let lacks = |id: &String| memory.seen.get(id).is_none_or(|sandbox| sandbox.missing.is_some());
     let mut due: Vec<String> =
         ready.iter().map(|(id, _)| *id).filter(|id| lacks(id)).take(A_TICK).cloned().collect();
-    let turn = ready.iter().map(|(id, _)| *id).filter(|id| **id > memory.cursor);
-    let next: Vec<String> = turn.take(A_TICK.saturating_sub(due.len())).cloned().collect();
-    // At the end it begins anew.
-    memory.cursor = next.last().cloned().unwrap_or_default();
-    due.extend(next);
+    // In turn after the last one of the tick before; at the end it begins anew.
+    let (before, after): (Vec<&String>, Vec<&String>) =
+        ready.iter().map(|(id, _)| *id).partition(|id| **id <= memory.cursor);
+    for id in after.into_iter().chain(before) {
+        if due.len() >= A_TICK {
+            break;
+        }
+        if !due.contains(id) {
+            due.push(id.clone());
+            memory.cursor.clone_from(id);
+        }
+    }
     due
 }
 

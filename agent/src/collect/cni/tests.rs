@@ -23,7 +23,10 @@ impl Node {
     fn new() -> Node {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path(), Clock::system(), Places::default());
-        Node { root, host }
+        let node = Node { root, host };
+        // flannel's agent has written its file.
+        node.put("run/flannel/subnet.env", "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n");
+        node
     }
 
     fn put(&self, path: &str, text: &str) {
@@ -391,6 +394,7 @@ fn an_agent_is_missed_only_where_its_plugin_is_configured() {
     assert_eq!((reading.agent.unwrap().things[0].state, found.len()), ("refused", 1));
     // flannel's file.
     let node = Node::configured();
+    std::fs::remove_dir_all(node.root.path().join("run/flannel")).unwrap();
     assert_eq!(node.once().1, [("cni_agent_down", "/run/flannel/subnet.env".to_owned())]);
     node.put("run/flannel/subnet.env", "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n");
     hold(&node, 2, "x");
@@ -406,7 +410,6 @@ fn an_agent_is_missed_only_where_its_plugin_is_configured() {
 #[test]
 fn a_process_that_was_seen_and_has_gone_is_an_agent_that_is_down() {
     let node = Node::configured();
-    node.put("run/flannel/subnet.env", "FLANNEL_SUBNET=10.244.1.1/24\n");
     crate::host::process::made::process(node.root.path(), 77, "flanneld", 'S');
     let mut source = open(&node.host).unwrap();
     let (reading, states) = node.read(&mut source);
