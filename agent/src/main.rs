@@ -27,7 +27,8 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     let told = cli.told.or(file);
     let settings = told.clone().settings()?;
     if cli.check_config {
-        settings.token()?;
+        settings.listen().check()?;
+        settings.credentials.check()?;
         let text = toml::to_string(&told).context("cannot print the settings")?;
         let host = Host::new(&settings.host_root, Clock::system(), settings.places);
         let found = distribution::told(&host);

@@ -10,6 +10,7 @@ mod finding;
 mod incident;
 mod node;
 mod outcome;
+mod page;
 mod problem;
 mod verdict;
 
@@ -21,6 +22,7 @@ pub use finding::{Evidence, Finding, Origin, Severity, Subject, SubjectKind, Thr
 pub use incident::{Incident, NodeSummary, Revision};
 pub use node::{AgentInfo, CgroupMode, Locked, MemoryLock, NodeDistribution, NodeId, NodeInfo};
 pub use outcome::{CollectorState, LateTick, Outcome, State, Ticks};
+pub use page::{Answer, Page};
 pub use problem::Problem;
 pub use verdict::{Conclusion, CouldNotTell, Held, RootCause, RuledOut, Step, Verdict};
 

@@ -38,20 +38,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake,
     summary,
-    families: &[
-        &UP,
-        &CALL,
-        &CALL_PENDING,
-        &CONDITION,
-        &SANDBOXES,
-        &CONTAINERS,
-        &STATUS_SLOWEST,
-        &STATUS_ROUND,
-        &STATUS_SLOW,
-        &STATUS_PENDING,
-        &IMAGES,
-        &IMAGES_BYTES,
-    ],
+    families: FAMILIES,
     metrics,
     limits: &[&detect::HUNG, &detect::SLOW],
     detect,
@@ -392,6 +379,21 @@ static IMAGES_BYTES: Family = Family::gauge(
     "nodewhy_runtime_images_bytes",
     "The sum of the images' sizes; layers that images share are counted in each.",
 );
+static FAMILIES: &[&Family] = &[
+    &UP,
+    &CALL,
+    &CALL_PENDING,
+    &CONDITION,
+    &SANDBOXES,
+    &CONTAINERS,
+    &STATUS_SLOWEST,
+    &STATUS_ROUND,
+    &STATUS_SLOW,
+    &STATUS_PENDING,
+    &IMAGES,
+    &IMAGES_BYTES,
+];
+
 /// A call this old, in seconds, is taken for hung in `nodewhy_runtime_up`. The finding has its own threshold.
 const UP_UNANSWERED_SECONDS: f64 = 10.0;
 

@@ -18,8 +18,11 @@ const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETH_SS_STATS: u32 = 1;
 /// Each name has so many bytes.
 const NAME_BYTES: usize = 32;
-/// Drivers with many queues have thousands.
-const MOST: u32 = 16 * 1024;
+/// Drivers with many queues have thousands; those are not asked.
+const MOST: u32 = 2048;
+/// The kernel writes as many as the driver has when it is asked (net/ethtool/ioctl.c, `ethtool_get_stats`), however many
+/// it was told of: a driver that is given more queues between two questions has more. Room for four times as many.
+const ROOM: usize = 8192;
 
 /// A driver's statistics, in its own order.
 ///
@@ -34,12 +37,17 @@ pub fn statistics(interface: &str) -> Result<Vec<(String, u64)>, ReadError> {
         return Ok(Vec::new());
     }
     let length = usize::try_from(count).unwrap_or_default();
+    if count > MOST {
+        return Err(ReadError::Other(format!(
+            "the driver of {interface} has {count} statistics: too many to ask"
+        )));
+    }
     // `struct ethtool_gstrings`: command, set, count, then the names.
-    let mut names = vec![0u64; (12 + length * NAME_BYTES).div_ceil(8)];
+    let mut names = vec![0u64; (12 + ROOM * NAME_BYTES).div_ceil(8)];
     write(&mut names, &[ETHTOOL_GSTRINGS, ETH_SS_STATS, count]);
     ask(&socket, interface, &mut names, "names of statistics")?;
     // `struct ethtool_stats`: command, count, then the values.
-    let mut values = vec![0u64; 1 + length];
+    let mut values = vec![0u64; 1 + ROOM];
     write(&mut values, &[ETHTOOL_GSTATS, count]);
     ask(&socket, interface, &mut values, "statistics")?;
     let bytes: Vec<u8> = names.iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -64,7 +72,7 @@ fn count(socket: &OwnedFd, interface: &str) -> Result<u32, ReadError> {
         return Ok(0);
     }
     let count = buffer.get(2).and_then(|word| word.to_ne_bytes().first_chunk().copied());
-    Ok(count.map_or(0, u32::from_ne_bytes).min(MOST))
+    Ok(count.map_or(0, u32::from_ne_bytes))
 }
 
 fn write(buffer: &mut [u64], words: &[u32]) {
@@ -77,7 +85,6 @@ fn write(buffer: &mut [u64], words: &[u32]) {
     }
 }
 
-/// The buffer must be as long as the command's answer: its count stands in it already.
 fn ask(socket: &OwnedFd, interface: &str, buffer: &mut [u64], what: &str) -> Result<(), ReadError> {
     // SAFETY: all-zero bytes are a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -89,8 +96,8 @@ fn ask(socket: &OwnedFd, interface: &str, buffer: &mut [u64], what: &str) -> Res
         *place = libc::c_char::from_ne_bytes([byte]);
     }
     request.ifr_ifru.ifru_data = buffer.as_mut_ptr().cast();
-    // SAFETY: the kernel writes no more into the buffer than its header's count asks for, which it was sized by; both
-    // outlive the call.
+    // SAFETY: the buffer has [`ROOM`] for the answers of the two commands that write lists, and three words for the one
+    // that writes a number; request and buffer outlive the call.
     let code = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
     Errno::result(code).map(drop).map_err(|errno| failed(interface, what, errno))
 }

@@ -2,6 +2,7 @@
 //!
 //! Asking loads the module tcp_diag (with inet_diag), so it is asked for only where it is there already.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -22,6 +23,9 @@ const INET_DIAG_CGROUP_ID: u16 = 21;
 const STATES: u32 = 0xffe & !(1 << 6 | 1 << 7 | 1 << 10);
 /// No more connections to one port are taken.
 const MOST: usize = 4096;
+
+/// No more descriptors of a process are looked at.
+const MOST_DESCRIPTORS: usize = 16 * 1024;
 
 /// One connection.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,6 +82,23 @@ impl Info {
         }
         let doubled = 1u32.checked_shl(u32::from(self.retransmits)).unwrap_or(u32::MAX);
         self.timeout.saturating_sub(self.timeout / doubled).min(self.last_acknowledged)
+    }
+}
+
+impl Host {
+    /// The inodes of a process's sockets: what `/proc/PID/fd` leads to. A container may be refused (AppArmor).
+    ///
+    /// # Errors
+    /// The folder cannot be listed.
+    pub fn socket_inodes(&self, pid: u32) -> Result<BTreeSet<u64>, ReadError> {
+        let folder = format!("/proc/{pid}/fd");
+        let names = self.list(&folder)?;
+        let inode = |name: &String| {
+            // A descriptor may be closed meanwhile.
+            let link = std::fs::read_link(self.path(format!("{folder}/{name}"))).ok()?;
+            link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+        };
+        Ok(names.iter().take(MOST_DESCRIPTORS).filter_map(inode).collect())
     }
 }
 

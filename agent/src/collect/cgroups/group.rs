@@ -268,6 +268,12 @@ impl Files<'_> {
     fn off(&mut self, controller: &str) {
         // A file that could not be read is told already.
         if self.missing.is_empty() {
+            // The root has neither, whatever is enabled; and it alone has no type.
+            if self.folder.read("cgroup.type", self.buffer).is_err() {
+                return self
+                    .missing
+                    .push(format!("{controller}: not of the root; see the node's own figures"));
+            }
             self.missing.push(format!(
                 "{controller}: the controller is not enabled for this cgroup (cgroup.subtree_control of its parent)"
             ));

@@ -153,8 +153,8 @@ fn of_group(name: &str, group: &Group, sink: &mut Sink) {
         sink.put(&IO, &[name, "read"], io.read_bytes as f64);
         sink.put(&IO, &[name, "write"], io.written_bytes as f64);
     }
-    if let Some(Pressure::Read { cpu, memory, io }) = &group.pressure {
-        for (resource, stalls) in [("cpu", cpu), ("memory", memory), ("io", io)] {
+    if let Some(Pressure::Read(measured)) = &group.pressure {
+        for (resource, stalls) in [("cpu", measured.cpu), ("memory", measured.memory), ("io", measured.io)] {
             let Some(stalls) = stalls else { continue };
             for (kind, stall) in [("some", stalls.some), ("full", stalls.full)] {
                 sink.put_some(&STALLED, &[name, resource, kind], stall.map(|stall| stall.total_seconds));

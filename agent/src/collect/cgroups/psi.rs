@@ -11,18 +11,8 @@ use crate::host::ReadError;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Pressure {
-    /// As read. Unlike the node's, `full` of the CPU means something here: all of its tasks waited.
-    Read {
-        /// CPU. Without `full` up to Linux 5.12.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        cpu: Option<Stalls>,
-        /// Memory.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        memory: Option<Stalls>,
-        /// I/O.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        io: Option<Stalls>,
-    },
+    /// As read.
+    Read(Box<Measured>),
     /// The kernel does not measure it. That is no pressure of zero.
     Off {
         /// Why, and what ends that.
@@ -30,11 +20,25 @@ pub enum Pressure {
     },
 }
 
+/// Pressure of a cgroup. Unlike the node's, `full` of the CPU means something here: all of its tasks waited.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    /// CPU. Without `full` up to Linux 5.12.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Stalls>,
+    /// Memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Stalls>,
+    /// I/O.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io: Option<Stalls>,
+}
+
 impl Pressure {
     /// CPU pressure.
     pub fn cpu(&self) -> Option<Stalls> {
         match self {
-            Pressure::Read { cpu, .. } => *cpu,
+            Pressure::Read(measured) => measured.cpu,
             Pressure::Off { .. } => None,
         }
     }
@@ -67,5 +71,6 @@ pub(super) fn read(files: &mut Files<'_>) -> Option<Pressure> {
     };
     let memory = files.get("memory.pressure", |text| stalls(text, Wanted::Both));
     let io = files.get("io.pressure", |text| stalls(text, Wanted::Both));
-    (cpu.is_some() || memory.is_some() || io.is_some()).then_some(Pressure::Read { cpu, memory, io })
+    let is_any = cpu.is_some() || memory.is_some() || io.is_some();
+    is_any.then(|| Pressure::Read(Box::new(Measured { cpu, memory, io })))
 }

@@ -1,6 +1,11 @@
 //! What is kept between readings, and a reading's way.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod dying;
+mod follow;
+mod lists;
+mod told;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,20 +13,20 @@ use std::time::Duration;
 use jiff::Timestamp;
 use nodewhy_proto::CgroupMode;
 
+use super::COLLECTOR;
 use super::group::{Group, Reader};
-use super::lately::Samples;
+use super::names::Names;
 use super::parse::{self, MemoryEvents, MemoryStat};
-use super::psi::Pressure;
-use super::reading::{
-    AtLimit, Churn, Count, Dying, Kills, Level, PodEntry, Program, Ranked, Reading, Service, TOP,
-};
-use super::tree::{self, Grown, Tree, is_full};
-use super::{COLLECTOR, names::Names};
+use super::reading::{AtLimit, Dying, Kills, PodEntry, Reading, TOP};
+use super::tree::{self, Grown, Tree};
 use crate::host::cgroup::place::{NamespaceRoot, below};
 use crate::host::cgroup::{FileWatch, Hierarchies};
 use crate::host::known::Pods;
-use crate::host::process::Process;
 use crate::host::{Host, ReadError};
+use dying::dying;
+use follow::{Followed, follow};
+use lists::{count, ranked, throttled, without_limit};
+use told::{churn, pushed, tell_growth};
 
 /// `memory.stat` of a group of the system is read every so many ticks: of a parent it is the costliest file of all.
 const STAT_EVERY: u64 = 12;
@@ -31,10 +36,6 @@ const TOLD: Duration = Duration::from_secs(60);
 /// second; a storm of kills would make a full reading of each.
 const WAKES: u32 = 20;
 const WAKES_IN_FULL: u32 = 2;
-/// Kills that are kept.
-const MOST_KILLS: usize = 16;
-/// The search for living cgroups of a v1 hierarchy gives up after so many.
-const MOST_FOLDERS: usize = 20_000;
 
 /// What is kept.
 #[derive(Debug)]
@@ -54,19 +55,11 @@ pub struct Source {
     stats: BTreeMap<String, (MemoryStat, Option<Timestamp>)>,
     kills: VecDeque<Kills>,
     refused: BTreeMap<String, (Duration, AtLimit)>,
+    forks: BTreeMap<String, u64>,
     churn: VecDeque<(Duration, u64, u64)>,
     kubepods: Option<(Option<MemoryEvents>, Option<MemoryEvents>)>,
     kubepods_hit: Option<(Duration, Timestamp)>,
     dying: Option<Dying>,
-}
-
-#[derive(Debug)]
-struct Followed {
-    role: &'static str,
-    process: Process,
-    path: String,
-    samples: BTreeMap<String, Samples>,
-    refused: BTreeMap<String, u64>,
 }
 
 pub(super) fn open(host: &Host) -> Result<Source, ReadError> {
@@ -88,6 +81,7 @@ pub(super) fn open(host: &Host) -> Result<Source, ReadError> {
         stats: BTreeMap::new(),
         kills: VecDeque::new(),
         refused: BTreeMap::new(),
+        forks: BTreeMap::new(),
         churn: VecDeque::new(),
         kubepods: None,
         kubepods_hit: None,
@@ -182,6 +176,9 @@ fn whole(
     let kubepods = groups.get("kubepods").map(|group| (group.memory.events, group.memory.events_local));
     let is_kubepods_pushed = pushed(source, kubepods, boot, reader.now);
     let pods = entries(source, host, known.as_deref(), boot);
+    if pods.iter().any(|pod| pod.name.is_none()) {
+        missing.extend(source.names.take(boot));
+    }
     tell_growth(source, grown, &pods, boot, reader.now);
     let controllers = match host.read("/proc/cgroups").map(|text| parse::controllers(&text)) {
         Ok(Ok(controllers)) => controllers,
@@ -246,6 +243,11 @@ fn look_at_pods(
     oom: bool,
     missing: &mut Vec<String>,
 ) -> Result<Vec<Grown>, ReadError> {
+    // Removed and made anew under the same name it is another cgroup: counters begin anew, and the watch is of the old.
+    let is_other = source.tree.as_ref().is_some_and(|tree| !tree.is_still(reader.host, &source.hierarchies));
+    if is_other {
+        (source.tree, source.watch, source.kubepods) = (None, None, None);
+    }
     if source.tree.is_none() {
         source.tree = tree::find(reader.host, &source.hierarchies)?;
         source.kubepods = None;
@@ -272,6 +274,7 @@ fn look_at_pods(
             (source.tree, source.watch, source.kubepods) = (None, None, None);
             Ok(Vec::new())
         }
+        // Then nothing is known of the pods, and no finding of theirs may end for that.
         Err(error) => Err(error),
     }
 }
@@ -306,174 +309,6 @@ fn system_group(source: &mut Source, reader: &mut Reader<'_>, path: &str) -> Opt
     Some(group)
 }
 
-/// The cgroups of a program, its own and those above it.
-fn follow(
-    source: &mut Source,
-    reader: &mut Reader<'_>,
-    role: &'static str,
-    process: Option<Process>,
-    boot: Duration,
-) -> Result<Option<Program>, ReadError> {
-    let place = source.followed.iter().position(|one| one.role == role);
-    let mut before = place.map(|at| source.followed.swap_remove(at));
-    let Some(process) = process else { return Ok(None) };
-    let Some(path) = reader.host.cgroup_of_process(&source.hierarchies, &source.root, process.pid)? else {
-        return Ok(None);
-    };
-    if before.as_ref().is_some_and(|one| one.path != path || one.process.start_ticks != process.start_ticks) {
-        // The counters are the cgroup's, not the process's: a restart in the same cgroup keeps them, another cgroup
-        // has its own.
-        before = before.filter(|one| one.path == path);
-    }
-    let mut one = before.unwrap_or_else(|| Followed {
-        role,
-        process: process.clone(),
-        path: path.clone(),
-        samples: BTreeMap::new(),
-        refused: BTreeMap::new(),
-    });
-    one.process = process;
-    let mut levels = Vec::new();
-    for level in levels_of(&path) {
-        let group = match reader.group(level, false) {
-            Ok(group) => group,
-            Err(ReadError::NotFound { .. }) => continue,
-            Err(error) => return Err(error),
-        };
-        let throttled =
-            group.cpu.and_then(|cpu| one.samples.entry(level.to_owned()).or_default().take(boot, cpu));
-        let mut grew = 0;
-        if let Some(refused) = group.pids.refused {
-            let before = one.refused.insert(level.to_owned(), refused);
-            grew = before.map_or(0, |before| refused.saturating_sub(before));
-        }
-        // A program's own unit: a limit of a slice above it is that slice's.
-        if grew > 0 || is_full(group.pids.current, group.pids.max) {
-            tell_limit(source, &group, None, Some(role), grew, boot);
-        }
-        levels.push(Level {
-            path: level.to_owned(),
-            throttled: throttled.map(|(_, share)| share),
-            throttled_for_seconds: throttled.map(|(passed, _)| passed.as_secs_f64()),
-            group: Arc::new(group),
-        });
-    }
-    let program = Program { role, name: one.process.name.clone(), pid: one.process.pid, levels };
-    source.followed.push(one);
-    Ok(Some(program))
-}
-
-/// `/a/b/c`, `/a/b`, `/a`. The root has no limits.
-fn levels_of(path: &str) -> Vec<&str> {
-    let mut levels = Vec::new();
-    let mut rest = path;
-    while rest.len() > 1 {
-        levels.push(rest);
-        rest = rest.rsplit_once('/').map_or("", |(above, _)| above);
-    }
-    levels
-}
-
-/// Whether kubepods was pushed against its own limit since the reading before; keeps when it ran out of memory.
-fn pushed(
-    source: &mut Source,
-    now: Option<(Option<MemoryEvents>, Option<MemoryEvents>)>,
-    boot: Duration,
-    wall: Timestamp,
-) -> bool {
-    let before = std::mem::replace(&mut source.kubepods, now);
-    // Events of its own limit alone: since Linux 5.2. Without them a pod's kill would be taken for kubepods'.
-    let (Some((_, Some(before))), Some((_, Some(now)))) = (before, now) else { return false };
-    let grew =
-        |before: Option<u64>, now: Option<u64>| before.zip(now).is_some_and(|(before, now)| now > before);
-    if grew(before.oom, now.oom) {
-        source.kubepods_hit = Some((boot, wall));
-    }
-    grew(before.max, now.max)
-}
-
-/// Kills and refused forks of pods, each once: a pod's counters have its containers' in them.
-fn tell_growth(source: &mut Source, grown: Vec<Grown>, pods: &[PodEntry], boot: Duration, wall: Timestamp) {
-    let Some(tree) = &source.tree else { return };
-    let root = tree.root.clone();
-    let in_container = |pick: fn(&Grown) -> u64| -> BTreeSet<String> {
-        grown
-            .iter()
-            .filter(|one| one.container.is_some() && pick(one) > 0)
-            .map(|one| one.pod.clone())
-            .collect()
-    };
-    let (killed, refused) = (in_container(|one| one.oom_kills), in_container(|one| one.refused_forks));
-    for one in &grown {
-        let path = format!("{root}/{}", one.pod);
-        let entry = pods.iter().find(|pod| pod.detail.as_ref().is_some_and(|it| it.cgroup.path == path));
-        let Some((entry, detail)) = entry.and_then(|entry| Some((entry, entry.detail.as_ref()?))) else {
-            continue;
-        };
-        let is_pod = one.container.is_none();
-        if one.oom_kills > 0 && !(is_pod && killed.contains(&one.pod)) {
-            source.kills.push_back(Kills {
-                at: wall,
-                pod: entry.label(),
-                container: one.container.as_ref().map(|name| format!("{path}/{name}")),
-                processes: one.oom_kills,
-            });
-        }
-        if one.refused_forks > 0 && !(is_pod && refused.contains(&one.pod)) {
-            let own = one.container.as_ref().map(|name| format!("{path}/{name}"));
-            let own = own.and_then(|own| detail.containers.iter().find(|one| one.cgroup.path == own));
-            let group = tightest(own.map(|own| &own.cgroup), &detail.cgroup).clone();
-            tell_limit(source, &group, Some(entry.label()), None, one.refused_forks, boot);
-        }
-    }
-    while source.kills.len() > MOST_KILLS {
-        source.kills.pop_front();
-    }
-    for pod in pods {
-        let Some(detail) = &pod.detail else { continue };
-        let groups = std::iter::once(&detail.cgroup).chain(detail.containers.iter().map(|one| &one.cgroup));
-        for group in groups.filter(|group| is_full(group.pids.current, group.pids.max)) {
-            // A pod that was full a minute ago is read at every tick, so this is of now.
-            tell_limit(source, group, Some(pod.label()), None, 0, boot);
-        }
-    }
-    source.refused.retain(|_, (at, _)| boot.saturating_sub(*at) <= TOLD);
-}
-
-/// Before Linux 6.11 the refusal is counted in the container that forked, whosever the limit is: it is that of the
-/// cgroup that has least room.
-fn tightest<'a>(container: Option<&'a Group>, pod: &'a Group) -> &'a Group {
-    let room = |group: &Group| Some(group.pids.max?.at()?.saturating_sub(group.pids.current?));
-    match container {
-        Some(container) => match (room(container), room(pod)) {
-            (Some(own), Some(pods)) if pods < own => pod,
-            (None, Some(_)) => pod,
-            _ => container,
-        },
-        None => pod,
-    }
-}
-
-fn tell_limit(
-    source: &mut Source,
-    group: &Group,
-    pod: Option<String>,
-    role: Option<&'static str>,
-    grew: u64,
-    boot: Duration,
-) {
-    let told = source.refused.get(&group.path).map_or(0, |(_, at)| at.refused);
-    let at = AtLimit {
-        path: group.path.clone(),
-        pod,
-        role,
-        current: group.pids.current,
-        max: group.pids.max.and_then(parse::Max::at),
-        refused: told + grew,
-    };
-    source.refused.insert(group.path.clone(), (boot, at));
-}
-
 fn entries(source: &mut Source, host: &Host, known: Option<&Pods>, boot: Duration) -> Vec<PodEntry> {
     let Source { tree, names, .. } = source;
     let pods = tree.iter().flat_map(|tree| tree.pods.values());
@@ -486,120 +321,4 @@ fn entries(source: &mut Source, host: &Host, known: Option<&Pods>, boot: Duratio
         detail: pod.detail.clone(),
     })
     .collect()
-}
-
-fn count(tree: Option<&Tree>) -> BTreeMap<&'static str, Count> {
-    let mut counts = BTreeMap::new();
-    for pod in tree.iter().flat_map(|tree| tree.pods.values()) {
-        let count: &mut Count = counts.entry(pod.qos.name()).or_default();
-        count.pods += 1;
-        count.containers += pod.containers() as u64;
-        if let Some(bytes) = pod.memory_bytes {
-            *count.memory_bytes.get_or_insert(0) += bytes;
-        }
-    }
-    counts
-}
-
-fn listed(pod: &PodEntry) -> Service {
-    Service {
-        pod: pod.label(),
-        memory_bytes: pod.memory_bytes,
-        container: None,
-        throttled_percent: None,
-        cpu_some_avg60: None,
-    }
-}
-
-fn ranked<'a>(pods: impl Iterator<Item = &'a PodEntry>, most: usize) -> Vec<Service> {
-    let mut pods: Vec<&PodEntry> = pods.collect();
-    pods.sort_by_key(|pod| std::cmp::Reverse(pod.memory_bytes));
-    pods.into_iter().take(most).map(listed).collect()
-}
-
-fn without_limit(pods: &[PodEntry]) -> Ranked {
-    let without = || pods.iter().filter(|pod| pod.has_memory_limit() == Some(false));
-    Ranked {
-        count: without().count() as u64,
-        of: pods.iter().filter(|pod| pod.has_memory_limit().is_some()).count() as u64,
-        top: ranked(without(), TOP),
-    }
-}
-
-/// Pods with a group that was throttled, by the group that was most.
-fn throttled(pods: &[PodEntry]) -> Vec<Service> {
-    let mut found = Vec::new();
-    for pod in pods {
-        let Some(detail) = &pod.detail else { continue };
-        let own = (detail.lately, None, &detail.cgroup);
-        let containers = detail.containers.iter().map(|one| (one.lately, Some(one), &one.cgroup));
-        let most = std::iter::once(own)
-            .chain(containers)
-            .filter_map(|(lately, one, group)| Some((lately?.throttled_percent?, one, group)))
-            .filter(|(percent, ..)| *percent > 0.0)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        let Some((percent, container, group)) = most else { continue };
-        let cpu = group.pressure.as_ref().and_then(Pressure::cpu);
-        found.push(Service {
-            container: container.map(|one| one.name.clone().or_else(|| one.id.clone()).unwrap_or_default()),
-            throttled_percent: Some(percent),
-            cpu_some_avg60: cpu.and_then(|cpu| cpu.some).map(|some| some.avg60),
-            ..listed(pod)
-        });
-    }
-    found.sort_by(|a, b| {
-        b.throttled_percent.partial_cmp(&a.throttled_percent).unwrap_or(std::cmp::Ordering::Equal)
-    });
-    found.truncate(TOP);
-    found
-}
-
-fn churn(source: &mut Source, boot: Duration) -> Churn {
-    let (created, removed) = source.tree.as_ref().map_or((0, 0), |tree| (tree.created, tree.removed));
-    // The newest that is a minute old stays: from it the minute is counted.
-    while source.churn.get(1).is_some_and(|(at, ..)| boot.saturating_sub(*at) >= TOLD) {
-        source.churn.pop_front();
-    }
-    source.churn.push_back((boot, created, removed));
-    let (_, created_before, removed_before) = source.churn.front().copied().unwrap_or((boot, 0, 0));
-    Churn {
-        created,
-        removed,
-        created_last_minute: created.saturating_sub(created_before),
-        removed_last_minute: removed.saturating_sub(removed_before),
-    }
-}
-
-/// Of v2 the root's own count; of v1 the controller's count less the cgroups that are there, once a minute.
-fn dying(source: &mut Source, reader: &mut Reader<'_>, controllers: &BTreeMap<String, u64>) -> Option<Dying> {
-    if source.hierarchies.mode == CgroupMode::V2 {
-        let mount = source.hierarchies.unified.as_deref()?;
-        let folder = reader.host.cgroup(mount).ok()?;
-        let text = folder.read("cgroup.stat", &mut reader.buffer).ok()?;
-        let (living, dying) = parse::cgroup_stat(text).ok()?;
-        return Some(Dying { living, dying, from: "cgroup.stat of the root" });
-    }
-    if source.ticks % STAT_EVERY == 1 || source.dying.is_none() {
-        let mount = source.hierarchies.v1("memory")?;
-        let living = folders(reader.host, mount)?;
-        // Read before the search, so that a cgroup that was made meanwhile is counted as living at most.
-        let dying = controllers.get("memory")?.saturating_sub(living);
-        source.dying =
-            Some(Dying { living, dying, from: "/proc/cgroups less the folders of the memory controller" });
-    }
-    source.dying.clone()
-}
-
-fn folders(host: &Host, mount: &std::path::Path) -> Option<u64> {
-    let mut waiting = vec![mount.to_owned()];
-    let mut count = 0;
-    while let Some(path) = waiting.pop() {
-        count += 1;
-        if count > MOST_FOLDERS {
-            return None;
-        }
-        let children = host.cgroup_children(&path).unwrap_or_default();
-        waiting.extend(children.into_iter().map(|child| path.join(child.name)));
-    }
-    Some(count as u64)
 }

@@ -245,7 +245,7 @@ static PATTERNS: &[Pattern] = &[
     Pattern {
         name: "connection_closed",
         of: Programs::KUBELET,
-        all: &["use of closed network connection"],
+        all: &["read tcp ", "use of closed network connection"],
         any: &[],
         alike: &[],
         fields: |line| {

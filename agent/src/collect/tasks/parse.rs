@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     // All recorded on Linux 6.18.44.
-    const LOAD: &str = "21.33 6.35 3.14 3/142 1820\n";
+    const LOAD: &str = "8.69 6.43 3.53 7/161 3983\n";
     const STAT: &str = "cpu  1888167 213838 390831 2446277 27171 0 3977 4305 2 0\ncpu0 931311 105270 176433 1263378 8392 0 283 2214 0 0\ncpu1 956855 108568 214397 1182898 18778 0 3693 2091 1 0\nintr 25736621 0 0\nctxt 69674240\nbtime 1795263236\nprocesses 748218\nprocs_running 5\nprocs_blocked 0\nsoftirq 10676214 0 1320024 429 139681 3267025 0 1787 2268820 0 3678448\n";
     const FILES: &str = "1520\t0\t2466177\n";
     const LIMITS: &str = "Limit                     Soft Limit           Hard Limit           Units     \nMax processes             96365                96365                processes \nMax open files            20000                20000                files     \nMax locked memory         8388608              8388608              bytes     \n";
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn recorded_texts() {
         let read = load(LOAD).unwrap();
-        assert_eq!((read.one, read.fifteen, read.running, read.tasks), (21.33, 3.14, 3, 142));
+        assert_eq!((read.one, read.fifteen, read.running, read.tasks), (8.69, 3.53, 7, 161));
         let read = stat(STAT).unwrap();
         assert_eq!((read.cores, read.forks, read.running, read.blocked), (2, 748_218, 5, 0));
         assert_eq!(read.cpu.ticks, [1_888_167, 213_838, 390_831, 2_446_277, 27_171, 0, 3977, 4305]);

@@ -2,7 +2,9 @@
 //!
 //! `/proc/PID/cgroup` is relative to the cgroup namespace of whoever reads it: in a container the kubelet's reads
 //! `/../../../../system.slice/kubelet.service`. The agent finds the root of its namespace in the host's tree by the
-//! number of its folder, joins, and believes the result only if the cgroup there lists the process.
+//! number of its folder, joins, and believes the result only if the cgroup there lists the process. Where the host's tree
+//! is mounted over the agent's own (a hostPath at /sys/fs/cgroup), the number misleads: then it looks for the cgroup that
+//! lists the agent.
 
 use std::collections::VecDeque;
 use std::os::unix::fs::MetadataExt;
@@ -24,10 +26,30 @@ pub struct NamespaceRoot {
 impl Host {
     /// Looks for the root of the agent's cgroup namespace in the host's tree.
     pub fn cgroup_namespace_root(&self, hierarchies: &Hierarchies) -> NamespaceRoot {
-        let Some((_, mount)) = hierarchies.main() else { return NamespaceRoot::default() };
+        let Some((controller, mount)) = hierarchies.main() else { return NamespaceRoot::default() };
         // The agent's own mount of the hierarchy, which shows the root of its namespace, stands at the usual place.
         let own = std::fs::metadata(mount).map(|metadata| (metadata.dev(), metadata.ino()));
-        NamespaceRoot { prefix: own.ok().and_then(|own| self.find_cgroup(mount, own)) }
+        let root = NamespaceRoot { prefix: own.ok().and_then(|own| self.find_cgroup(mount, own)) };
+        if matches!(self.cgroup_of_agent(hierarchies, &root), Ok(Some(_))) {
+            return root;
+        }
+        let relative = self.read_bytes("/proc/self/cgroup").ok();
+        let relative = relative.map(|text| String::from_utf8_lossy(&text).into_owned());
+        let prefix = relative.and_then(|text| {
+            let relative = line(&text, controller)?;
+            let path = self.find_process(mount, std::process::id())?;
+            path.strip_suffix(relative.trim_end_matches('/')).map(str::to_owned)
+        });
+        NamespaceRoot { prefix }
+    }
+
+    /// The path below the mount of the cgroup that lists this process.
+    fn find_process(&self, mount: &Path, pid: u32) -> Option<String> {
+        let is_it = |path: &str| {
+            let procs = self.read(below(mount, path).join("cgroup.procs"));
+            procs.is_ok_and(|procs| procs.lines().any(|line| line.parse() == Ok(pid)))
+        };
+        self.search(mount, |path, _| is_it(path))
     }
 
     /// The path below the mount of the folder with this device and number.
@@ -39,13 +61,18 @@ impl Host {
         if inode == wanted.1 {
             return Some(String::new());
         }
+        self.search(mount, |_, child| child == wanted.1)
+    }
+
+    /// The first cgroup below the mount that is it, by path and number.
+    fn search(&self, mount: &Path, is_it: impl Fn(&str, u64) -> bool) -> Option<String> {
         let mut waiting = VecDeque::from([String::new()]);
         for _ in 0..MOST_FOLDERS {
             let path = waiting.pop_front()?;
             // One that was removed meanwhile has no children.
             for child in self.cgroup_children(below(mount, &path)).unwrap_or_default() {
                 let path = format!("{path}/{}", child.name);
-                if child.inode == wanted.1 {
+                if is_it(&path, child.inode) {
                     return Some(path);
                 }
                 waiting.push_back(path);

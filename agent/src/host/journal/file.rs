@@ -491,4 +491,4 @@ fn id_at(bytes: &[u8], at: usize) -> Option<[u8; 16]> {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
