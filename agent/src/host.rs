@@ -10,6 +10,7 @@ mod folder;
 pub mod get;
 pub mod journal;
 pub mod kmsg;
+pub mod kmsg_helper;
 pub mod known;
 pub mod process;
 pub mod syslog;

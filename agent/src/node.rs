@@ -70,9 +70,16 @@ impl Identity {
             memory_total_bytes: self.memory_total_bytes,
             runtime: board.summary("runtime"),
             kubelet: board.summary("kubelet"),
+            kernel_log: kernel_log(board),
             agent: self.agent.clone(),
         }
     }
+}
+
+/// The way by which the kernel log is read; `None`: it is not.
+fn kernel_log(board: &Board) -> Option<String> {
+    let reading = board.reading("oom")?.json().ok()?;
+    reading.get("way")?.as_str().map(str::to_owned)
 }
 
 fn pretty_name(os_release: &str) -> Option<String> {

@@ -101,6 +101,9 @@ pub struct NodeInfo {
     /// What is known of the kubelet: its process, or that there is none here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubelet: Option<String>,
+    /// By which way the kernel log is read: `/dev/kmsg`, `handed descriptor`, `syslog(2)`, `journal`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_log: Option<String>,
     /// The agent itself.
     pub agent: AgentInfo,
 }

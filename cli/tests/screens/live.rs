@@ -78,6 +78,7 @@ fn snapshot(now: Timestamp, memory: f64) -> Snapshot {
         memory_total_bytes: None,
         runtime: Some("containerd 2.1.9".to_owned()),
         kubelet: Some("kubelet v1.36.2".to_owned()),
+        kernel_log: None,
         agent: AgentInfo {
             version: "0.1.0".to_owned(),
             started: now,
