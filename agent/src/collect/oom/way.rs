@@ -68,7 +68,7 @@ enum Kind {
     /// Opened by the helper.
     Handed(Followed),
     Syslog(Polled),
-    Journal(Journaled),
+    Journal(Box<Journaled>),
 }
 
 /// /dev/kmsg.
@@ -129,7 +129,7 @@ impl Way {
             }
         }
         match Journaled::open(host) {
-            Ok(journaled) => return Ok(Way::of(Kind::Journal(journaled), not_used)),
+            Ok(journaled) => return Ok(Way::of(Kind::Journal(Box::new(journaled)), not_used)),
             Err(error) => others.push(error),
         }
         // What is not there says nothing; what was refused says what to do.
