@@ -1,7 +1,12 @@
 //! A journal that is written while it is read: by `systemd-journal-remote`, which writes files as journald does. Needs the
 //! package `systemd-journal-remote`.
 
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test starts what writes the journal")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test starts what writes the journal"
+)]
 
 use std::io::Write;
 use std::path::Path;
