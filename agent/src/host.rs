@@ -21,6 +21,7 @@ pub mod inotify;
 pub(crate) mod inside;
 pub mod journal;
 pub mod kmsg;
+pub mod kmsg_helper;
 pub mod known;
 pub mod module;
 pub mod mounts;

@@ -39,6 +39,10 @@ fn start(cli: Cli) -> anyhow::Result<()> {
         memory_lock::lock(settings.lock_memory);
     }
     log::begin(cli.log, std::io::stderr().is_terminal()).context("cannot begin the log")?;
+    if let Some(Command::KmsgHelper { socket }) = &cli.command {
+        return nodewhy_agent::host::kmsg_helper::serve(socket)
+            .with_context(|| format!("cannot hand /dev/kmsg over at {}", socket.display()));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(2)
@@ -46,7 +50,8 @@ fn start(cli: Cli) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     let clock = Clock::system();
     let done = match cli.command {
-        None => runtime.block_on(run(settings, clock)),
+        // The helper ended above.
+        None | Some(Command::KmsgHelper { .. }) => runtime.block_on(run(settings, clock)),
         Some(Command::Once { output }) => runtime.block_on(look(&settings, clock, output)),
     };
     // What hangs in the kernel is not waited for.

@@ -88,6 +88,14 @@ pub enum Command {
         #[arg(long, short, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// Open /dev/kmsg for an agent that may not, hand it over a Unix socket, and do nothing else.
+    ///
+    /// For a container of its own that is privileged, so that the agent's need not be. It reads nothing.
+    KmsgHelper {
+        /// The socket; its folder is shared with the agent's container.
+        #[arg(long, value_name = "PATH", default_value = crate::host::kmsg_helper::SOCKET)]
+        socket: PathBuf,
+    },
 }
 
 /// How to print.
