@@ -5,23 +5,44 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
+pub mod adjtimex;
+mod apart;
+pub mod bounded;
+pub mod cgroup;
+pub mod dbus;
+pub mod dial;
+pub mod dns;
+pub mod ethtool;
 pub mod fetch;
 mod folder;
 pub mod get;
+pub mod inotify;
+#[cfg(test)]
+pub(crate) mod inside;
+pub mod journal;
 pub mod kmsg;
 pub mod known;
+pub mod module;
+pub mod mounts;
+pub mod netlink;
 pub mod own;
 pub mod process;
+pub mod rtnetlink;
+pub mod sock_diag;
 pub mod syslog;
+pub mod tail;
+pub mod task;
 pub mod tls;
 mod unix;
 pub mod wake;
+pub mod xtables;
 
+pub use apart::Apart;
 pub use folder::{FileStat, FolderWatch};
 pub use unix::UnixPeer;
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -75,6 +96,12 @@ pub struct Places {
     pub kubelet_ca_file: Option<PathBuf>,
     /// Which distribution this is: a name of [`crate::distribution::DISTRIBUTIONS`].
     pub distribution: Option<String>,
+    /// Tables of rules with more entries are not counted one by one.
+    pub netfilter_exact_entries_max: u64,
+    /// The API server, as the kubelet would dial it.
+    pub api_server: Option<dial::Target>,
+    /// Where etcd's metrics answer without TLS.
+    pub etcd_metrics: Option<SocketAddr>,
 }
 
 /// What is set in place of the runtime's socket where it is not to be asked.
@@ -94,6 +121,9 @@ impl Default for Places {
             kubelet_token_file: None,
             kubelet_ca_file: None,
             distribution: None,
+            netfilter_exact_entries_max: 100_000,
+            api_server: None,
+            etcd_metrics: None,
         }
     }
 }
@@ -261,6 +291,33 @@ impl Host {
             return Err(ReadError::malformed(path, format!("it is larger than {LARGEST_FILE_BYTES} bytes")));
         }
         Ok(bytes)
+    }
+
+    /// The lines of a file that may be long, one after another, without their ends. A line longer than 64 KiB is an
+    /// error.
+    ///
+    /// # Errors
+    /// It is not there, may not be read, or is no text of lines.
+    pub fn each_line(&self, path: impl AsRef<Path>, mut each: impl FnMut(&str)) -> Result<(), ReadError> {
+        let path = path.as_ref();
+        let file = File::open(self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
+        // What /proc gives in one read is bounded by the reader's buffer: a larger one needs fewer walks.
+        let mut reader = BufReader::with_capacity(64 * 1024, file);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let length = (&mut reader)
+                .take(64 * 1024)
+                .read_until(b'\n', &mut line)
+                .map_err(|error| ReadError::from_io("read", path, error))?;
+            if length == 0 {
+                return Ok(());
+            }
+            let Some(text) = line.strip_suffix(b"\n") else {
+                return Err(ReadError::malformed(path, "a line is cut or longer than 64 KiB"));
+            };
+            each(&String::from_utf8_lossy(text));
+        }
     }
 
     /// A whole file as text.

@@ -3,6 +3,7 @@
 //! The way of a sample: [`host`] → [`collect`] (open, read, parse, detect) → [`schedule`] (one thread a collector) →
 //! [`findings`] and [`events`] on the [`board`] → [`serve`].
 
+pub mod apart;
 pub mod board;
 pub mod collect;
 pub mod collector;
@@ -21,6 +22,7 @@ pub mod promtext;
 pub mod schedule;
 pub mod serve;
 pub mod settings;
+mod storm;
 pub mod thresholds;
 pub mod ticks;
 pub mod whose;

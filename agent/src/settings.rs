@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::collect::COLLECTORS;
 use crate::distribution::DISTRIBUTIONS;
+use crate::host::dial::Target;
 use crate::host::{Places, is_none_socket};
 use crate::serve::{CredentialFiles, DEFAULT_PORT, DEFAULT_SOCKET, Listen};
 use crate::thresholds::Overrides;
@@ -179,6 +180,12 @@ pub struct Told {
     /// Which distribution of Kubernetes this is [default: found by its signs]
     #[arg(long, env = "NODEWHY_DISTRIBUTION", value_name = "NAME", global = true)]
     pub distribution: Option<String>,
+    /// The API server, as URL or HOST:PORT [default: from the kubelet's kubeconfig, then from its connections]
+    #[arg(long, env = "NODEWHY_API_SERVER", value_name = "URL", global = true)]
+    pub api_server: Option<String>,
+    /// Where etcd's metrics answer without TLS [default: from etcd's --listen-metrics-urls]
+    #[arg(long, env = "NODEWHY_ETCD_METRICS", value_name = "ADDRESS", global = true)]
+    pub etcd_metrics: Option<SocketAddr>,
     /// Limits, in the file alone.
     #[arg(skip)]
     #[serde(default)]
@@ -207,6 +214,8 @@ const KEYS: &[&str] = &[
     "kubelet_token_file",
     "kubelet_ca_file",
     "distribution",
+    "api_server",
+    "etcd_metrics",
     THRESHOLDS,
 ];
 /// The table of limits: in the file alone.
@@ -304,6 +313,8 @@ impl Told {
             kubelet_token_file: self.kubelet_token_file.or(other.kubelet_token_file),
             kubelet_ca_file: self.kubelet_ca_file.or(other.kubelet_ca_file),
             distribution: self.distribution.or(other.distribution),
+            api_server: self.api_server.or(other.api_server),
+            etcd_metrics: self.etcd_metrics.or(other.etcd_metrics),
             thresholds: other.thresholds,
         }
     }
@@ -352,6 +363,12 @@ impl Told {
                 kubelet_token_file: self.kubelet_token_file,
                 kubelet_ca_file: self.kubelet_ca_file,
                 distribution: self.distribution,
+                netfilter_exact_entries_max: self
+                    .thresholds
+                    .value("netfilter_exact_entries_max")
+                    .map_or(usual.netfilter_exact_entries_max, |entries| entries as u64),
+                api_server: self.api_server.as_deref().map(api_server).transpose()?,
+                etcd_metrics: self.etcd_metrics,
             },
             thresholds: self.thresholds,
         };
@@ -422,6 +439,14 @@ fn address(name: &str, text: &str) -> Result<SocketAddr, SettingsError> {
     text.parse().or(alone).map_err(|_| {
         SettingsError::Senseless(format!(
             "{name} {text:?} is no address: write it as 127.0.0.1:{DEFAULT_PORT}"
+        ))
+    })
+}
+
+fn api_server(text: &str) -> Result<Target, SettingsError> {
+    Target::parse(text).ok_or_else(|| {
+        SettingsError::Senseless(format!(
+            "api_server {text:?} is no address: write it as https://api.example.org:6443 or 192.0.2.10:6443"
         ))
     })
 }
@@ -507,6 +532,7 @@ mod tests {
         );
         assert!(told("listen = \"here\"").contains("is no address: write it as 127.0.0.1:10977"));
         assert!(told("host_root = \"host\"").contains("must be an absolute path"));
+        assert!(told("api_server = \"ftp://api\"").contains("write it as https://api.example.org:6443"));
         // As the kubelet's own flag would have it: taken for a path, it would be a socket that is missing.
         assert!(
             told("runtime_socket = \"unix:///run/containerd/containerd.sock\"")

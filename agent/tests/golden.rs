@@ -58,6 +58,7 @@ const MOVING: &[&str] = &[
     "process_open_fds",
     "process_resident_memory_bytes",
     "process_threads",
+    "nodewhy_uptime_seconds",
 ];
 
 #[test]

@@ -12,7 +12,6 @@ mod pattern;
 mod record;
 mod report;
 mod snapshot;
-mod storm;
 mod time;
 mod way;
 

@@ -3,9 +3,14 @@
 //! `some` is the share of time in which at least one task waited for the resource, `full` the share in which all
 //! tasks that had something to do did. A kernel without PSI, or with it switched off, is `Absent` with the reason and
 //! the way to switch it on; it is never a pressure of zero.
+//!
+//! The pressure of single cgroups (kubepods, each QoS class, each pod, the kubelet's, the runtime's, system.slice) is read
+//! by [`super::cgroups`], which walks their tree anyhow; a pod's throttled time stands beside it there.
 
 mod off;
 mod parse;
+
+pub(crate) use parse::{Wanted, stalls};
 
 use std::time::Duration;
 

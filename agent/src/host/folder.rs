@@ -17,6 +17,9 @@ pub struct FileStat {
     pub size_bytes: u64,
     /// When its content last changed, by the node's clock; `None` where the file system's time makes no sense.
     pub modified: Option<Timestamp>,
+    /// When its content, rights or name last changed (ctime). A package keeps the time of its build as `modified`; this
+    /// one is when it came here.
+    pub changed: Option<Timestamp>,
     /// Type and permission bits.
     pub mode: u32,
     /// Device and inode. File systems give a freed inode's number to the next file: with `modified` it is surer.
@@ -36,12 +39,12 @@ impl FileStat {
 
 impl From<Metadata> for FileStat {
     fn from(metadata: Metadata) -> FileStat {
-        let modified = i32::try_from(metadata.mtime_nsec())
-            .ok()
-            .and_then(|nanos| Timestamp::new(metadata.mtime(), nanos).ok());
+        let time =
+            |seconds, nanos| i32::try_from(nanos).ok().and_then(|nanos| Timestamp::new(seconds, nanos).ok());
         FileStat {
             size_bytes: metadata.len(),
-            modified,
+            modified: time(metadata.mtime(), metadata.mtime_nsec()),
+            changed: time(metadata.ctime(), metadata.ctime_nsec()),
             mode: metadata.mode(),
             identity: (metadata.dev(), metadata.ino()),
             is_dir: metadata.is_dir(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Host;
 use super::process::Process;
+use crate::thresholds::Thresholds;
 
 /// A pod's name.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -54,6 +55,7 @@ pub(super) struct Known {
     pleg_is_suspected: RwLock<bool>,
     kubelet: RwLock<Option<Process>>,
     runtime: RwLock<Option<Process>>,
+    thresholds: RwLock<Option<Arc<Thresholds>>>,
 }
 
 fn get<T: Clone>(place: &RwLock<T>) -> T {
@@ -118,5 +120,15 @@ impl Host {
     /// Said by the collector of the runtime.
     pub fn learn_runtime_process(&self, process: Option<Process>) {
         set(&self.known.runtime, process);
+    }
+
+    /// What `detect` is held against, for a reading that tells how far away it is; `None`: not known yet.
+    pub fn thresholds(&self) -> Option<Arc<Thresholds>> {
+        get(&self.known.thresholds)
+    }
+
+    /// Said by who follows the kubelet's settings.
+    pub fn learn_thresholds(&self, thresholds: Thresholds) {
+        set(&self.known.thresholds, Some(Arc::new(thresholds)));
     }
 }
