@@ -9,6 +9,7 @@ pub mod collect;
 pub mod collector;
 pub mod cri;
 pub mod distribution;
+pub mod doctor;
 pub mod events;
 pub mod findings;
 pub mod host;
@@ -87,6 +88,11 @@ impl Agent {
     /// Which node this is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// The node, as it can be read.
+    pub fn host(&self) -> &Host {
+        &self.host
     }
 
     /// The API over what is known.

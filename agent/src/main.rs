@@ -8,21 +8,29 @@ use anyhow::Context;
 use clap::Parser;
 use nodewhy_agent::host::Host;
 use nodewhy_agent::settings::{Cli, Command, Output, Settings, Told};
-use nodewhy_agent::{Agent, distribution, log, memory_lock, once};
+use nodewhy_agent::{Agent, distribution, doctor, log, memory_lock, once, thresholds};
 use nodewhy_clock::Clock;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The end waits so long for a standard error that nobody reads.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// What the doctor ends with when it could not look; 1 is that something is lacking.
+const COULD_NOT_LOOK: u8 = 2;
+
 fn main() -> ExitCode {
-    let done = start(Cli::parse());
+    let cli = Cli::parse();
+    let failure = match cli.command {
+        Some(Command::Doctor { .. }) => ExitCode::from(COULD_NOT_LOOK),
+        _ => ExitCode::FAILURE,
+    };
+    let done = start(cli);
     let last = done.as_ref().err().map(|error| format!("nodewhy-agent: {error:#}"));
     log::end(last.as_deref(), LAST_WORDS);
-    if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    done.unwrap_or(failure)
 }
 
-fn start(cli: Cli) -> anyhow::Result<()> {
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let file = cli.config.as_deref().map(Told::from_file).transpose()?.unwrap_or_default();
     let told = cli.told.or(file);
     let settings = told.clone().settings()?;
@@ -31,8 +39,9 @@ fn start(cli: Cli) -> anyhow::Result<()> {
         settings.credentials.check()?;
         let text = toml::to_string(&told).context("cannot print the settings")?;
         let host = Host::new(&settings.host_root, Clock::system(), settings.places);
-        let found = distribution::told(&host);
-        return print(&format!("{text}# understood; what is not named here has its default\n{found}"));
+        let found = distribution::told(&host) + &thresholds::told(&told.thresholds);
+        print(&format!("{text}# understood; what is not named here has its default\n{found}"))?;
+        return Ok(ExitCode::SUCCESS);
     }
     // Before the first thread, whose stack it would lock whole.
     if cli.command.is_none() {
@@ -51,8 +60,13 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     let clock = Clock::system();
     let done = match cli.command {
         // The helper ended above.
-        None | Some(Command::KmsgHelper { .. }) => runtime.block_on(run(settings, clock)),
-        Some(Command::Once { output }) => runtime.block_on(look(&settings, clock, output)),
+        None | Some(Command::KmsgHelper { .. }) => {
+            runtime.block_on(run(settings, clock)).map(|()| ExitCode::SUCCESS)
+        }
+        Some(Command::Once { output }) => {
+            runtime.block_on(look(&settings, clock, output)).map(|()| ExitCode::SUCCESS)
+        }
+        Some(Command::Doctor { output }) => runtime.block_on(examine(&settings, clock, output)),
     };
     // What hangs in the kernel is not waited for.
     runtime.shutdown_background();
@@ -79,6 +93,18 @@ async fn look(settings: &Settings, clock: Clock, output: Output) -> anyhow::Resu
         Output::Json => serde_json::to_string_pretty(&look).context("the look is no JSON")? + "\n",
     };
     print(&text)
+}
+
+async fn examine(settings: &Settings, clock: Clock, output: Output) -> anyhow::Result<ExitCode> {
+    let agent = Agent::start(settings, clock.clone())?;
+    let look = once::look(&agent, &clock).await;
+    let report = doctor::report(agent.host(), &look);
+    let text = match output {
+        Output::Text => doctor::text(&report),
+        Output::Json => serde_json::to_string_pretty(&report).context("the report is no JSON")? + "\n",
+    };
+    print(&text)?;
+    Ok(if report.lacks() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 /// Whoever stops reading (`| head`) has seen enough; a full disk is an error.

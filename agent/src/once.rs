@@ -87,16 +87,26 @@ fn write_text(look: &Look, out: &mut String) -> std::fmt::Result {
         finding_text(finding, look, out)?;
     }
     writeln!(out, "\nSOURCES")?;
-    for (name, state) in &look.state.collectors {
+    // What is broken stands first, what is not on this node last.
+    let mut sources: Vec<(&String, &CollectorState)> = look.state.collectors.iter().collect();
+    sources.sort_by_key(|(_, state)| match state.outcome {
+        Outcome::Failed { .. } | Outcome::Stuck { .. } | Outcome::Unknown => 0,
+        Outcome::Read => 1,
+        Outcome::Absent { .. } => 2,
+    });
+    let names = sources.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, state) in sources {
         let mark = match state.outcome {
             Outcome::Read => "✓",
             Outcome::Absent { .. } => "–",
             _ => "✗",
         };
         let says = state.summary.clone().or_else(|| state.outcome.why()).unwrap_or_default();
-        for (index, line) in wrapped(&format!("{} {says}", state.outcome.word()), 64).iter().enumerate() {
+        // That it was read need not be said: its reading stands there.
+        let says = if state.outcome.is_read() { says } else { format!("{}: {says}", state.outcome.word()) };
+        for (index, line) in wrapped(&says, 80 - 5 - names).iter().enumerate() {
             let (mark, name) = if index == 0 { (mark, name.as_str()) } else { (" ", "") };
-            writeln!(out, "  {mark} {name:<10} {line}")?;
+            writeln!(out, "  {mark} {name:<names$} {line}")?;
         }
     }
     Ok(())
@@ -120,20 +130,40 @@ fn finding_text(finding: &Finding, look: &Look, out: &mut String) -> std::fmt::R
     Ok(())
 }
 
-/// Lines of at most `width` characters; control characters of foreign text become spaces.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+/// Lines of at most `width` characters; control characters of foreign text become spaces. A word that is longer is cut
+/// where it must be.
+pub(crate) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let mut lines = vec![String::new()];
-    for word in clean.split_whitespace() {
+    for word in clean.split_whitespace().flat_map(|word| pieces(word, width)) {
         let Some(last) = lines.last_mut() else { continue };
         if !last.is_empty() && last.chars().count() + 1 + word.chars().count() > width {
-            lines.push(word.to_owned());
+            lines.push(word);
             continue;
         }
         if !last.is_empty() {
             last.push(' ');
         }
-        last.push_str(word);
+        last.push_str(&word);
     }
     lines
+}
+
+fn pieces(word: &str, width: usize) -> Vec<String> {
+    let characters: Vec<char> = word.chars().collect();
+    characters.chunks(width.max(1)).map(|piece| piece.iter().collect()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrapped;
+
+    #[test]
+    fn no_line_is_wider_whatever_the_words() {
+        let path = "/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice/x".repeat(3);
+        let lines = wrapped(&format!("cannot read {path}: EACCES\nsecond\tline"), 40);
+        assert!(lines.iter().all(|line| line.chars().count() <= 40), "{lines:#?}");
+        assert_eq!(lines.concat().replace(' ', ""), format!("cannotread{path}:EACCESsecondline"));
+        assert_eq!(wrapped("", 40), [""]);
+    }
 }

@@ -96,6 +96,14 @@ pub enum Command {
         #[arg(long, value_name = "PATH", default_value = crate::host::kmsg_helper::SOCKET)]
         socket: PathBuf,
     },
+    /// Say which rights, mounts and kernel features this agent has and lacks, and what is lost by each.
+    ///
+    /// Ends with 0 if nothing is lacking, with 1 if something is, with 2 if it could not look.
+    Doctor {
+        /// For people, or the documents.
+        #[arg(long, short, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
 }
 
 /// How to print.

@@ -190,6 +190,20 @@ impl<const N: usize> From<[(&str, f64); N]> for Overrides {
     }
 }
 
+/// For `--check-config`: each limit of ours with its value, as comments of TOML.
+pub fn told(set: &Overrides) -> String {
+    let heuristics = COLLECTORS.iter().flat_map(|collector| collector.limits());
+    heuristics
+        .map(|heuristic| {
+            let (value, origin) = match set.value(heuristic.name) {
+                Some(value) => (value, "set"),
+                None => (heuristic.value, "nodewhy's own"),
+            };
+            format!("# limit: {} = {value} ({origin}): {}\n", heuristic.name, heuristic.about)
+        })
+        .collect()
+}
+
 /// What this node's kubelet was configured with, as far as it could be read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Configured {

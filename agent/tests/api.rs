@@ -10,6 +10,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -403,10 +404,16 @@ fn what_is_not_understood_is_refused_in_words() {
     let head = ask("HEAD", "/api/v1/state", "");
     assert_eq!((head.status, head.body.as_str()), (200, ""));
     assert_eq!(ask("GET", "/api/v1/events", "Last-Event-ID: \u{e9}\r\n").status, 400);
-    let long = format!("X-Long: {}\r\n", "a".repeat(64 * 1024));
-    assert_eq!(ask("GET", "/healthz", &long).status, 431);
     let many = "X: y\r\n".repeat(200);
     assert_eq!(ask("GET", "/healthz", &many).status, 431);
+    // What is too long is not read to its end, and the kernel then resets the connection, at times before the answer.
+    let mut long = std::os::unix::net::UnixStream::connect(&agent.socket).unwrap();
+    let head = format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n", "a".repeat(64 * 1024));
+    let mut said = Vec::new();
+    if long.write_all(head.as_bytes()).is_ok() {
+        long.read_to_end(&mut said).ok();
+    }
+    assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&said));
     assert_eq!(ask("GET", "/healthz", "").status, 200);
 }
 

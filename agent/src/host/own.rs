@@ -1,5 +1,6 @@
-//! What the agent itself costs: its own /proc, which is never the host's root.
+//! The agent itself: what it costs, and what it may do. Its own /proc, which is never the host's root.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
@@ -41,6 +42,50 @@ pub fn usage() -> Usage {
     }
 }
 
+/// What the agent may do; `None`: it could not be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Its effective user.
+    pub uid: Option<u32>,
+    /// The effective capabilities, as the kernel's bits (capabilities(7)).
+    pub capabilities: Option<u64>,
+    /// `0` none, `1` strict, `2` a filter (`Seccomp` of /proc/self/status).
+    pub seccomp: Option<u32>,
+    /// What AppArmor or SELinux calls it: `unconfined`, `cri-containerd.apparmor.d (enforce)`,
+    /// `system_u:system_r:container_t:s0`; `None` too where neither is on.
+    pub label: Option<String>,
+    /// Whether its process ids are the host's.
+    pub sees_host_processes: Option<bool>,
+    /// Device and inode of its network namespace.
+    pub network: Option<(u64, u64)>,
+}
+
+/// The inode of the first process-id namespace (PROC_PID_INIT_INO of the kernel's include/linux/proc_ns.h).
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// Reads it.
+pub fn standing() -> Standing {
+    let status = text("/proc/self/status").unwrap_or_default();
+    let namespace = |name: &str| {
+        let there = std::fs::metadata(format!("/proc/self/ns/{name}")).ok()?;
+        Some((there.dev(), there.ino()))
+    };
+    let label = text("/proc/self/attr/current").map(|label| label.trim_end_matches(['\n', '\0']).to_owned());
+    Standing {
+        uid: field(&status, "Uid").and_then(|uids| uids.split_whitespace().nth(1)?.parse().ok()),
+        capabilities: field(&status, "CapEff").and_then(|bits| u64::from_str_radix(bits, 16).ok()),
+        seccomp: field(&status, "Seccomp").and_then(|mode| mode.parse().ok()),
+        label: label.filter(|label| !label.is_empty()),
+        sees_host_processes: namespace("pid").map(|(_, inode)| inode == FIRST_PID_NAMESPACE),
+        network: namespace("net"),
+    }
+}
+
+/// `CapEff:\t000001ffffffffff`.
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
+}
+
 /// A file of the agent's own /proc, or of its own container.
 fn text(path: impl AsRef<Path>) -> Option<String> {
     std::fs::read_to_string(path).ok()
@@ -68,6 +113,20 @@ mod tests {
         assert_eq!(threads(&stat[..40]), None);
         assert_eq!(resident_pages("630 414 331 216 0 77 0\n"), Some(414));
         assert_eq!(resident_pages("630"), None);
+    }
+
+    #[test]
+    fn its_standing_is_told_as_the_kernel_has_it() {
+        let standing = standing();
+        assert_eq!(standing.uid, Some(nix::unistd::geteuid().as_raw()));
+        assert!(standing.capabilities.is_some() && standing.seccomp.is_some(), "{standing:?}");
+        assert!(standing.network.is_some());
+        // Recorded on Linux 6.18.
+        assert_eq!(
+            field("SigCgt:\t0\nCapEff:\t000001ffffffffff\nCapBnd:\t0\n", "CapEff"),
+            Some("000001ffffffffff")
+        );
+        assert_eq!(field("CapEffective: 1\n", "CapEff"), None);
     }
 
     #[test]

@@ -91,7 +91,6 @@ mod tests {
             "mount",
             "path",
             "interface",
-            "cgroup",
             "pid",
             "process",
             "comm",

@@ -125,7 +125,7 @@ mod tests {
             for (path, about) in pages.chain(asks) {
                 assert!(seen.insert(path), "{path} of {} stands twice", collector.name());
                 assert!(path.starts_with("/api/v1/") && !path.ends_with('/'), "{path}");
-                assert!(about.ends_with('.'), "{path}: {about:?} is no sentence");
+                assert!(!about.trim().is_empty(), "{path} is not described");
             }
         }
     }

@@ -23,6 +23,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("up down  j k", "choose a finding; scroll a page"),
     ("enter", "the evidence of the chosen finding"),
     ("w", "why: the whole verdict"),
+    ("s", "every source, each with all that it says"),
     ("y", "copy the verdict to the clipboard (OSC 52)"),
     ("PgUp PgDn  g G", "scroll a page far"),
     ("?", "these keys"),
@@ -53,6 +54,7 @@ impl Screen {
             KeyCode::Esc => self.open(View::Main),
             KeyCode::Char('?') => self.open(View::Keys),
             KeyCode::Char('w') => self.open(View::Why),
+            KeyCode::Char('s') => self.open(View::Sources),
             KeyCode::Enter if self.view == View::Main => self.open(View::Evidence),
             KeyCode::Enter => self.open(View::Main),
             KeyCode::Char('/') => {

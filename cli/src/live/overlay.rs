@@ -1,4 +1,4 @@
-//! The pages that take the whole screen: evidence, the whole verdict, the keys.
+//! The pages that take the whole screen: evidence, the whole verdict, the sources, the keys.
 
 use jiff::Timestamp;
 use ratatui::layout::Rect;
@@ -56,6 +56,11 @@ pub(super) fn evidence(screen: &Screen, area: Rect, now: Timestamp) -> Rows {
         }
     }
     scrolled(screen, area, &page)
+}
+
+/// Every source, each with all that it says.
+pub(super) fn sources(screen: &Screen, area: Rect, now: Timestamp) -> Rows {
+    scrolled(screen, area, &super::sources::page(screen, style(area, screen).width, now))
 }
 
 /// The keys, and what the marks mean.

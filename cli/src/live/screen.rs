@@ -28,6 +28,8 @@ pub enum View {
     Evidence,
     /// The whole verdict.
     Why,
+    /// Every source, each with all that it says.
+    Sources,
     /// The keys.
     Keys,
 }
@@ -134,6 +136,7 @@ impl Screen {
             View::Main => self.main(area, now),
             View::Evidence => overlay::evidence(self, area, now),
             View::Why => overlay::why(self, area, now),
+            View::Sources => overlay::sources(self, area, now),
             View::Keys => overlay::keys(self, area),
         };
         for (row, line) in (area.y..area.bottom()).zip(rows) {
@@ -151,16 +154,22 @@ impl Screen {
         let footer = usize::from(height > 5);
         rows.truncate(height - footer);
         let left = height - footer - rows.len();
-        let parts = |wrapped: bool| {
+        let parts = |wrapped: bool, dense: bool| {
+            let narrow = if dense { sources::dense(self, width, now) } else { None };
             [
                 findings::sick(self, width, wrapped, now),
                 findings::was_sick(self, width, now),
-                sources::rows(self, width, now),
+                narrow.unwrap_or_else(|| sources::rows(self, width, now)),
             ]
         };
-        // What is sick is told whole where there is room, else each in a row.
-        let whole = parts(true);
-        let parts = if whole.iter().map(Vec::len).sum::<usize>() <= left { whole } else { parts(false) };
+        // Whole where there is room; else what is sick each in a row, or the sources side by side; else both.
+        let fits = |parts: &[Rows; 3]| parts.iter().map(Vec::len).sum::<usize>() <= left;
+        let ways = [(true, false), (false, false), (true, true)];
+        let parts = ways
+            .into_iter()
+            .map(|(wrapped, dense)| parts(wrapped, dense))
+            .find(fits)
+            .unwrap_or_else(|| parts(false, true));
         let shares = share(&parts, left);
         // Air between the parts, where there is room for all of it.
         let airy = shares.iter().sum::<usize>() + parts.len() <= left;
@@ -183,8 +192,8 @@ impl Screen {
             format!(" /{}▏  enter keeps the filter, esc clears it", crate::render::text::clean(&self.filter))
         } else if let Some(notice) = &self.notice {
             format!(" {notice}")
-        } else if self.filter.is_empty() && width >= 62 {
-            " q quit   / filter   enter evidence   w why   y copy   ? keys".to_owned()
+        } else if self.filter.is_empty() && width >= 74 {
+            " q quit   / filter   enter evidence   w why   s sources   y copy   ? keys".to_owned()
         } else if self.filter.is_empty() {
             " q quit   w why   ? keys".to_owned()
         } else {

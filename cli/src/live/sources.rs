@@ -1,4 +1,5 @@
-//! The sources: what each says in a line, or side by side where they say nothing, and why the others are not read.
+//! The sources: what each says in a line, or side by side where they say nothing or the rows are few, and why the others
+//! are not read.
 
 use jiff::Timestamp;
 use nodewhy_proto::{CollectorState, Outcome};
@@ -8,9 +9,9 @@ use ratatui::text::Line;
 use super::paint;
 use super::screen::{Rows, Screen};
 use crate::lines::headline;
-use crate::render::text::{clean, pad, width};
+use crate::render::text::{clean, clip, pad, width};
 use crate::render::time::lasted;
-use crate::render::{Paint, Span};
+use crate::render::{Page, Paint, Span};
 
 /// A reading this many times older than its cadence is told to be old.
 const OLD: f64 = 5.0;
@@ -33,9 +34,8 @@ pub(super) fn rows(screen: &Screen, columns: usize, now: Timestamp) -> Rows {
                 read.into_iter().partition(|(_, source)| source.summary.is_some());
             let names = other.iter().chain(&said).map(|(name, _)| width(name)).max().unwrap_or(0).min(20);
             // What is broken stands first: on a low screen the end is cut.
-            let (broken, other): (Vec<_>, Vec<_>) = other.into_iter().partition(|(_, source)| {
-                matches!(source.outcome, Outcome::Failed { .. } | Outcome::Stuck { .. })
-            });
+            let (broken, other): (Vec<_>, Vec<_>) =
+                other.into_iter().partition(|(_, source)| is_broken(source));
             rows.extend(broken.into_iter().map(|one| unread(screen, one, names, columns, now)));
             for (name, source) in said {
                 let summary = source.summary.as_deref().unwrap_or_default();
@@ -55,6 +55,103 @@ pub(super) fn rows(screen: &Screen, columns: usize, now: Timestamp) -> Rows {
         rows.push(paint::line(&[Span::new(&format!("   {line}"), Paint::Faint)], columns, screen.colour));
     }
     rows
+}
+
+/// The same where the rows are few: what is broken in a row of its own, all others in two columns. The page of the key
+/// `s` has each whole. `None`: nothing is gained by it.
+pub(super) fn dense(screen: &Screen, columns: usize, now: Timestamp) -> Option<Rows> {
+    let state = screen.snapshot.as_ref()?.state.as_ref().ok()?;
+    let half = columns / 2;
+    if half < NARROWEST_CELL {
+        return None;
+    }
+    let shown: Vec<(&String, &CollectorState)> =
+        state.collectors.iter().filter(|(name, _)| screen.matches(name)).collect();
+    let (broken, others): (Vec<_>, Vec<_>) = shown.into_iter().partition(|(_, source)| is_broken(source));
+    // What is read stands before what is not on this machine.
+    let (read, absent): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|(_, source)| source.outcome.is_read());
+    let cells: Vec<(&String, &CollectorState)> = read.into_iter().chain(absent).collect();
+    let names = broken.iter().chain(&cells).map(|(name, _)| width(name)).max().unwrap_or(0).min(14);
+    let mut rows = vec![paint::rule("sources (s: each whole)", columns)];
+    rows.extend(broken.into_iter().map(|one| unread(screen, one, names, columns, now)));
+    let height = cells.len().div_ceil(2);
+    for index in 0..height {
+        let mut row = Vec::new();
+        // Down the left column, then down the right one: names are found where they were.
+        for cell in [cells.get(index), cells.get(height + index)].into_iter().flatten() {
+            row.extend(self::cell(cell, names, half));
+        }
+        rows.push(paint::line(&row, columns, screen.colour));
+    }
+    Some(rows)
+}
+
+/// A cell with less room than this tells nothing.
+const NARROWEST_CELL: usize = 32;
+
+/// ` ✓ memory   82.1 MiB of 64.0 G…`, as wide as it must be.
+fn cell((name, source): &(&String, &CollectorState), names: usize, columns: usize) -> [Span; 3] {
+    let (mark, paint) = mark(&source.outcome);
+    let text = match &source.outcome {
+        Outcome::Read => {
+            let said = source.summary.as_deref().map(|said| clean(said).into_owned());
+            format!("{}{}", said.unwrap_or_else(|| took(source).trim_start().to_owned()), old(source))
+        }
+        Outcome::Absent { why } => headline(&clean(why)).to_owned(),
+        other => other.why().unwrap_or_else(|| other.word().to_owned()),
+    };
+    let room = columns.saturating_sub(names + 6);
+    [
+        Span::new(&format!(" {mark} "), paint),
+        Span::new(&format!("{}  ", pad(&clip(&clean(name), names), names)), Paint::Plain),
+        Span::new(&format!("{} ", pad(&clip(&text, room), room)), Paint::Plain),
+    ]
+}
+
+fn is_broken(source: &CollectorState) -> bool {
+    matches!(source.outcome, Outcome::Failed { .. } | Outcome::Stuck { .. })
+}
+
+/// Every source whole, what is broken first.
+pub(super) fn page(screen: &Screen, columns: usize, now: Timestamp) -> Page {
+    let mut page = Page::new();
+    let state = match screen.snapshot.as_ref().map(|seen| &seen.state) {
+        None => return page,
+        Some(Err(error)) => {
+            page.hang(columns, &[], &[], error, Paint::Plain);
+            return page;
+        }
+        Some(Ok(state)) => state,
+    };
+    let mut sources: Vec<(&String, &CollectorState)> =
+        state.collectors.iter().filter(|(name, _)| screen.matches(name)).collect();
+    sources.sort_by_key(|(_, source)| (!is_broken(source), !source.outcome.is_read()));
+    let names = sources.iter().map(|(name, _)| width(name)).max().unwrap_or(0).min(20);
+    for (name, source) in sources {
+        let (mark, paint) = mark(&source.outcome);
+        let first = [
+            Span::new(&format!("{mark} "), paint),
+            Span::new(&format!("{}  ", pad(&clip(&clean(name), names), names)), Paint::Strong),
+        ];
+        let rest = [Span::new(&" ".repeat(names + 4), Paint::Plain)];
+        let text = match &source.outcome {
+            Outcome::Read => {
+                let said = source.summary.as_deref().unwrap_or("read");
+                format!("{said}{}", took_words(source))
+            }
+            _ => why(&source.outcome, usize::MAX, now),
+        };
+        page.hang(columns, &first, &rest, &text, Paint::Plain);
+    }
+    page
+}
+
+/// ` (0.1 ms, every 1 s)`, with its age where it is old.
+fn took_words(source: &CollectorState) -> String {
+    let took = took(source);
+    let took = took.trim();
+    if took.is_empty() { String::new() } else { format!(" ({took}, every {} s)", source.every_seconds) }
 }
 
 /// ` ✗ kubelet  failed: …`

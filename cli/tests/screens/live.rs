@@ -183,10 +183,53 @@ fn a_sick_node_on_80_by_24() {
     check("live.40x12.txt", &drawn(&screen(), 40, 12));
 }
 
+/// As many sources as the agent has, on a node that is sick: each is there, what is broken whole and first.
+#[test]
+fn seventeen_sources_stand_side_by_side_on_80_by_24() {
+    let mut screen = screen();
+    let mut many = snapshot(at("03:13:57"), 71.0);
+    let names = [
+        "cgroups",
+        "conntrack",
+        "netfilter",
+        "disk",
+        "tasks",
+        "network",
+        "api_server",
+        "clock",
+        "logs",
+        "systemd",
+        "changes",
+    ];
+    if let Ok(state) = &mut many.state {
+        for (index, name) in names.into_iter().enumerate() {
+            let mut one = source(Outcome::Read, None, at("03:13:57"));
+            one.summary = Some(format!("{} of 262,144 entries; what else there is to say", index * 1000));
+            state.collectors.insert(name.to_owned(), one);
+        }
+    }
+    screen.take(many);
+    let text = drawn(&screen, 80, 24);
+    assert!(text.lines().all(|line| line.chars().count() <= 80));
+    check("live.17-sources.80x24.txt", &text);
+    for size in [(80, 30), (120, 24), (80, 50)] {
+        let text = drawn(&screen, size.0, size.1);
+        for name in names.into_iter().chain(["pressure", "memory", "oom", "runtime", "kubelet", "cni"]) {
+            assert!(text.contains(&format!(" {name} ")), "{name} is not on {size:?}:\n{text}");
+        }
+        assert!(text.find("✗ kubelet").unwrap() < text.find("✓ cgroups").unwrap(), "{text}");
+    }
+    press(&mut screen, KeyCode::Char('s'));
+    let page = drawn(&screen, 80, 24);
+    assert!(page.contains("✗ kubelet") && page.contains("what else there is to say"), "{page}");
+    press(&mut screen, KeyCode::Char('q'));
+    assert_eq!(drawn(&screen, 80, 24), text);
+}
+
 #[test]
 fn any_size_goes() {
     let mut screen = screen();
-    for key in ['?', 'w', 'q', '/'] {
+    for key in ['?', 'w', 's', 'q', '/'] {
         for (columns, rows) in (0..50).flat_map(|columns| (0..12).map(move |rows| (columns, rows))) {
             if columns > 0 && rows > 0 {
                 drawn(&screen, columns, rows);
@@ -314,7 +357,7 @@ fn names_cannot_drive_the_terminal() {
     }
     let mut screen = Screen::new(place(), true);
     screen.take(hostile);
-    for key in ['w', 'q', '/'] {
+    for key in ['w', 's', 'q', '/'] {
         let text = drawn(&screen, 100, 40);
         assert!(!text.contains("52;c;") && !text.contains("[2J"), "{text}");
         assert!(!text.chars().any(|c| c.is_control() && c != '\n'));
