@@ -50,6 +50,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     log::begin(cli.log, std::io::stderr().is_terminal()).context("cannot begin the log")?;
     if let Some(Command::KmsgHelper { socket }) = &cli.command {
         return nodewhy_agent::host::kmsg_helper::serve(socket)
+            .map(|()| ExitCode::SUCCESS)
             .with_context(|| format!("cannot hand /dev/kmsg over at {}", socket.display()));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
