@@ -242,6 +242,13 @@ impl Asker {
         self.shared.lock().known.clone()
     }
 
+    /// Whether something is to be asked still, or has not answered: of the local ones alone, or of all.
+    pub fn waits(&self, for_remote: bool) -> bool {
+        let state = self.shared.lock();
+        let counts = |question: &Question| for_remote || !question.is_remote;
+        state.queue.iter().any(counts) || state.in_flight().any(|(question, _)| counts(question))
+    }
+
     /// How many threads are at work or wait for it.
     pub fn threads(&self) -> usize {
         self.shared.lock().threads

@@ -187,8 +187,7 @@ impl Filesystems {
     /// Whether a local one has not answered the newest question.
     #[cfg(test)]
     pub(super) fn waits_for_local(&self) -> bool {
-        let known = self.asker.known();
-        known.iter().any(|(it, known)| !it.is_remote && (known.answer.is_none() || known.asked.is_some()))
+        self.asker.waits(false)
     }
 
     /// How many threads ask.
@@ -231,11 +230,12 @@ impl Filesystems {
         }
         // Between two looks nothing changes, but for what hangs.
         if looks || self.waits {
+            // Before: what answers meanwhile is told at the next tick.
+            self.waits = self.asker.waits(true);
             let known = self.asker.known();
             let by_role = role_devices(&roles, &known);
             let tell = |mounted| self.filesystem(mounted, &known, &by_role, host, now);
             self.told = Arc::new(self.mounted.iter().map(tell).collect());
-            self.waits = known.values().any(|known| known.asked.is_some() || known.answer.is_none());
         }
         Look { filesystems: self.told.clone(), left_out: self.left_out, error: self.error.clone() }
     }
