@@ -8,6 +8,7 @@
 #   make ground-pod, make ground-bare    what a container changes; that the agent loads nothing
 #   make bench  the figures of docs/PERFORMANCE.md, each asserted
 #   make agent  the agent as it is shipped: one static file
+#   make api-check   a public tester (schemathesis) against the agent's own description of its API: half a minute
 #   make lint   format, clippy, dependencies: all blocking
 #   make docs   writes the generated pages of docs/
 
@@ -22,7 +23,7 @@ export PATH := $(TOOLS)/bin:$(PATH)
 
 # What the build needs (SQLite is compiled from C), and what the tests break and compare with.
 BUILD_PACKAGES := gcc libc6-dev
-TEST_PACKAGES := $(BUILD_PACKAGES) containerd runc containernetworking-plugins iproute2 prometheus
+TEST_PACKAGES := $(BUILD_PACKAGES) containerd runc containernetworking-plugins iproute2 prometheus etcd-server systemd-journal-remote
 # The proving ground: a virtual machine made of Debian's packages.
 GROUND_PACKAGES := $(BUILD_PACKAGES) qemu-system-x86 qemu-utils mmdebstrap e2fsprogs busybox-static
 BENCH_PACKAGES := $(TEST_PACKAGES) $(GROUND_PACKAGES) prometheus-node-exporter
@@ -96,6 +97,20 @@ agent:
 	cargo build --profile dist --locked -p nodewhy-agent
 	@ls -l $(TARGET)/dist/nodewhy-agent
 
+# The agent on a free port, ended by its id. What is fuzzed is the running program with this machine's own sources.
+.PHONY: api-check
+api-check: $(TOOLS)/schemathesis
+	@$(call install,$(BUILD_PACKAGES))
+	cargo build --locked -p nodewhy-agent
+	@umask 077; folder=$$(mktemp -d); trap 'kill $$agent; rm -rf $$folder' EXIT; \
+	token=$$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n'); printf %s $$token >$$folder/token; \
+	port=$$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'); \
+	$(TARGET)/debug/nodewhy-agent --socket $$folder/agent.sock --listen 127.0.0.1:$$port --token-file $$folder/token \
+	  --lock-memory false --log warn & agent=$$!; \
+	$(TOOLS)/schemathesis/bin/schemathesis --config-file agent/schemathesis.toml run \
+	  http://127.0.0.1:$$port/api/v1/openapi.json --wait-for-schema 10 --url http://127.0.0.1:$$port \
+	  --header "Authorization: Bearer $$token" --checks all --request-timeout 3 --max-time 30 --no-color
+
 .PHONY: lint
 lint: $(TOOLS)/deny
 	cargo fmt --all --check
@@ -106,6 +121,7 @@ lint: $(TOOLS)/deny
 docs:
 	cargo run -q --locked -p nodewhy -- causes --output markdown > docs/causes.md.new
 	mv docs/causes.md.new docs/causes.md
+	NODEWHY_BLESS=1 cargo test -q --locked -p nodewhy-agent --test pages
 
 # Tools of the Rust registry that the machine may lack; a stamp, so that it is looked at once.
 $(TOOLS)/nextest:
@@ -115,3 +131,8 @@ $(TOOLS)/nextest:
 $(TOOLS)/deny:
 	@command -v cargo-deny >/dev/null || cargo install --locked --root $(TOOLS) cargo-deny@0.20.2
 	@mkdir -p $(TOOLS) && touch $@
+
+# From the Python registry, in a folder of its own.
+$(TOOLS)/schemathesis:
+	@$(call install,python3-venv)
+	python3 -m venv $@ && $@/bin/pip install --quiet schemathesis==4.32.5 || { rm -rf $@; exit 1; }

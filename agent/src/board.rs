@@ -106,6 +106,18 @@ impl Board {
         self.slots.iter().filter(|slot| slot.enabled).map(|slot| slot.collector)
     }
 
+    /// Every collector, and whether it is switched on.
+    pub fn collectors(&self) -> impl Iterator<Item = (&'static dyn Collect, bool)> {
+        self.slots.iter().map(|slot| (slot.collector, slot.enabled))
+    }
+
+    /// This collector's outcome now, and its newest successful reading.
+    pub fn newest(&self, collector: &str) -> Option<(Outcome, Option<Arc<dyn Reading>>)> {
+        let slot = self.slot(collector)?;
+        let progress = lock(&slot.now).clone();
+        Some((slot.outcome(&progress, self.clock.stamp()), progress.reading))
+    }
+
     /// Findings that hold, then those that ended lately.
     pub fn findings(&self) -> Vec<Finding> {
         lock(&self.findings).list(self.clock.since_boot())

@@ -1,9 +1,18 @@
 //! The list of collectors. A new one is a file in `collect/` and two lines here: its `mod` and its entry.
 
+pub mod api_server;
+pub mod cgroups;
 pub mod changes;
+pub mod clock;
 pub mod cni;
+pub mod conntrack;
+pub mod control_plane;
+pub mod disk;
 pub mod kubelet;
+pub mod logs;
 pub mod memory;
+pub mod netfilter;
+pub mod network;
 pub mod oom;
 pub mod pressure;
 pub mod runtime;
@@ -16,12 +25,21 @@ use crate::collector::Collect;
 pub static COLLECTORS: &[&dyn Collect] = &[
     &pressure::COLLECTOR,
     &memory::COLLECTOR,
+    &cgroups::COLLECTOR,
     &oom::COLLECTOR,
+    &tasks::COLLECTOR,
+    &disk::COLLECTOR,
+    &network::COLLECTOR,
+    &conntrack::COLLECTOR,
+    &netfilter::COLLECTOR,
+    &api_server::COLLECTOR,
     &runtime::COLLECTOR,
     &kubelet::COLLECTOR,
     &cni::COLLECTOR,
-    &tasks::COLLECTOR,
+    &logs::COLLECTOR,
     &systemd::COLLECTOR,
+    &control_plane::COLLECTOR,
+    &clock::COLLECTOR,
     &changes::COLLECTOR,
 ];
 

@@ -169,6 +169,7 @@ impl<S, R: Serialize + Send + Sync> Reading for Taken<S, R> {
     }
 
     fn metrics(&self, sink: &mut Sink) {
+        sink.written_by(self.collector.name, self.collector.families);
         (self.collector.metrics)(&self.reading, sink);
     }
 

@@ -1,4 +1,4 @@
-//! The CRI v1 service as a client: five messages of `k8s.io/cri-api/pkg/apis/runtime/v1/api.proto`, written by hand.
+//! The CRI v1 service as a client: messages of `k8s.io/cri-api/pkg/apis/runtime/v1/api.proto`, written by hand.
 //!
 //! Fields that nobody here reads are left out: protobuf skips what it does not know. So no protoc is needed to
 //! build, and a newer runtime's answer is read all the same. The client only asks; nothing here can change a pod.
@@ -97,12 +97,102 @@ pub struct ListPodSandboxResponse {
     pub items: Vec<PodSandbox>,
 }
 
-/// `PodSandbox`, as far as it is counted.
+/// `PodSandbox`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PodSandbox {
+    /// Its id: 64 hex digits.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// Whose it is.
+    #[prost(message, optional, tag = "2")]
+    pub metadata: Option<PodSandboxMetadata>,
     /// `SANDBOX_READY` 0, `SANDBOX_NOTREADY` 1.
     #[prost(int32, tag = "3")]
     pub state: i32,
+    /// The kubelet's: `io.kubernetes.pod.name`, `.namespace`, `.uid`.
+    #[prost(map = "string, string", tag = "5")]
+    pub labels: HashMap<String, String>,
+}
+
+/// `PodSandboxMetadata`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PodSandboxMetadata {
+    /// The pod's name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// The pod's UID.
+    #[prost(string, tag = "2")]
+    pub uid: String,
+    /// The pod's namespace.
+    #[prost(string, tag = "3")]
+    pub namespace: String,
+}
+
+/// `PodSandboxStatusRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PodSandboxStatusRequest {
+    /// Which.
+    #[prost(string, tag = "1")]
+    pub pod_sandbox_id: String,
+    /// Whether `info` is wanted too: containerd then asks the pod's shim.
+    #[prost(bool, tag = "2")]
+    pub verbose: bool,
+}
+
+/// `PodSandboxStatusResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PodSandboxStatusResponse {
+    /// The runtime's own words: `info` is JSON with the sandbox' pid, its network namespace, the result of CNI.
+    #[prost(map = "string, string", tag = "2")]
+    pub info: HashMap<String, String>,
+}
+
+/// `ContainerStatusRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ContainerStatusRequest {
+    /// Which.
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+}
+
+/// `ContainerStatusResponse`: that it comes is what matters.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ContainerStatusResponse {}
+
+/// `RuntimeConfigRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RuntimeConfigRequest {}
+
+/// `RuntimeConfigResponse`; containerd has it since 2.0, CRI-O since 1.28.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RuntimeConfigResponse {
+    /// Of Linux.
+    #[prost(message, optional, tag = "1")]
+    pub linux: Option<LinuxRuntimeConfiguration>,
+}
+
+/// `LinuxRuntimeConfiguration`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LinuxRuntimeConfiguration {
+    /// `SYSTEMD` 0, `CGROUPFS` 1.
+    #[prost(int32, tag = "1")]
+    pub cgroup_driver: i32,
+}
+
+/// `ListImagesResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ListImagesResponse {
+    /// The images.
+    #[prost(message, repeated, tag = "1")]
+    pub images: Vec<Image>,
+}
+
+/// `Image`, as far as it is counted.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Image {
+    /// Its size; layers that images share are counted in each.
+    #[prost(uint64, tag = "4")]
+    pub size_bytes: u64,
 }
 
 /// `ListContainersResponse`.
@@ -113,12 +203,32 @@ pub struct ListContainersResponse {
     pub containers: Vec<Container>,
 }
 
-/// `Container`, as far as it is counted.
+/// `Container`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Container {
+    /// Its id: 64 hex digits.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// Its sandbox.
+    #[prost(string, tag = "2")]
+    pub pod_sandbox_id: String,
+    /// Its name.
+    #[prost(message, optional, tag = "3")]
+    pub metadata: Option<ContainerMetadata>,
     /// `CONTAINER_CREATED` 0, `CONTAINER_RUNNING` 1, `CONTAINER_EXITED` 2, `CONTAINER_UNKNOWN` 3.
     #[prost(int32, tag = "6")]
     pub state: i32,
+    /// The kubelet's: `io.kubernetes.container.name`, `io.kubernetes.pod.uid`.
+    #[prost(map = "string, string", tag = "8")]
+    pub labels: HashMap<String, String>,
+}
+
+/// `ContainerMetadata`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ContainerMetadata {
+    /// Its name in the pod.
+    #[prost(string, tag = "1")]
+    pub name: String,
 }
 
 /// Why a call has no good answer.
@@ -191,6 +301,40 @@ impl Client {
     /// As [`Client::version`].
     pub async fn list_containers(&self) -> Result<ListContainersResponse, CallError> {
         self.call("/runtime.v1.RuntimeService/ListContainers", ListRequest {}).await
+    }
+
+    /// One sandbox, with the runtime's own words.
+    ///
+    /// # Errors
+    /// As [`Client::version`]; `NotFound` where it has gone.
+    pub async fn pod_sandbox_status(&self, id: &str) -> Result<PodSandboxStatusResponse, CallError> {
+        let question = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
+        self.call("/runtime.v1.RuntimeService/PodSandboxStatus", question).await
+    }
+
+    /// One container.
+    ///
+    /// # Errors
+    /// As [`Client::pod_sandbox_status`].
+    pub async fn container_status(&self, id: &str) -> Result<ContainerStatusResponse, CallError> {
+        let question = ContainerStatusRequest { container_id: id.to_owned() };
+        self.call("/runtime.v1.RuntimeService/ContainerStatus", question).await
+    }
+
+    /// The cgroup driver.
+    ///
+    /// # Errors
+    /// As [`Client::version`]; older runtimes do not know the call.
+    pub async fn runtime_config(&self) -> Result<RuntimeConfigResponse, CallError> {
+        self.call("/runtime.v1.RuntimeService/RuntimeConfig", RuntimeConfigRequest {}).await
+    }
+
+    /// All images.
+    ///
+    /// # Errors
+    /// As [`Client::version`].
+    pub async fn list_images(&self) -> Result<ListImagesResponse, CallError> {
+        self.call("/runtime.v1.ImageService/ListImages", ListRequest {}).await
     }
 
     async fn call<Q, A>(&self, path: &'static str, question: Q) -> Result<A, CallError>

@@ -5,24 +5,44 @@
 
 #![expect(clippy::disallowed_methods, reason = "this module is the one place that reads the node")]
 
-pub mod apart;
+pub mod adjtimex;
+mod apart;
+pub mod bounded;
+pub mod cgroup;
 pub mod dbus;
+pub mod dial;
+pub mod dns;
+pub mod ethtool;
+pub mod fetch;
 mod folder;
 pub mod get;
 pub mod inotify;
+#[cfg(test)]
+pub(crate) mod inside;
+pub mod journal;
 pub mod kmsg;
 pub mod known;
+pub mod module;
+pub mod mounts;
+pub mod netlink;
+pub mod own;
 pub mod process;
+pub mod rtnetlink;
+pub mod sock_diag;
 pub mod syslog;
+pub mod tail;
 pub mod task;
+pub mod tls;
 mod unix;
 pub mod wake;
+pub mod xtables;
 
+pub use apart::Apart;
 pub use folder::{FileStat, FolderWatch};
 pub use unix::UnixPeer;
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -51,12 +71,14 @@ pub struct KubeletPlaces {
     pub root: Option<PathBuf>,
     /// Where its ping answers (`healthzBindAddress`, `healthzPort`).
     pub healthz: Option<SocketAddr>,
+    /// Where its API answers (`address`, `port`).
+    pub api: Option<SocketAddr>,
 }
 
 /// Where things stand on this node, as set. `None` is "look in the usual places".
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// The runtime's CRI socket, a path of the host.
+    /// The runtime's CRI socket, a path of the host; `none`: it is not to be asked.
     pub runtime_socket: Option<PathBuf>,
     /// The folder of CNI configurations.
     pub cni_conf_dir: PathBuf,
@@ -66,6 +88,25 @@ pub struct Places {
     pub kubelet_healthz: Option<SocketAddr>,
     /// The kubelet's root folder; see [`Host::kubelet_root`].
     pub kubelet_root: Option<PathBuf>,
+    /// Where the kubelet's own API answers; see [`Host::kubelet_api`].
+    pub kubelet_api: Option<SocketAddr>,
+    /// The bearer token for it; a path of the agent's own.
+    pub kubelet_token_file: Option<PathBuf>,
+    /// Who signed its certificate; a path of the agent's own.
+    pub kubelet_ca_file: Option<PathBuf>,
+    /// Which distribution this is: a name of [`crate::distribution::DISTRIBUTIONS`].
+    pub distribution: Option<String>,
+    /// Tables of rules with more entries are not counted one by one.
+    pub netfilter_exact_entries_max: u64,
+    /// The API server, as the kubelet would dial it.
+    pub api_server: Option<dial::Target>,
+    /// Where etcd's metrics answer without TLS.
+    pub etcd_metrics: Option<SocketAddr>,
+}
+
+/// What is set in place of the runtime's socket where it is not to be asked.
+pub fn is_none_socket(path: &Path) -> bool {
+    path == Path::new("none")
 }
 
 impl Default for Places {
@@ -76,6 +117,13 @@ impl Default for Places {
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into(), "/usr/libexec/cni".into()],
             kubelet_healthz: None,
             kubelet_root: None,
+            kubelet_api: None,
+            kubelet_token_file: None,
+            kubelet_ca_file: None,
+            distribution: None,
+            netfilter_exact_entries_max: 100_000,
+            api_server: None,
+            etcd_metrics: None,
         }
     }
 }
@@ -202,6 +250,12 @@ impl Host {
         set.or_else(|| self.learned().healthz).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 10248)))
     }
 
+    /// Where the kubelet's own API answers: as set, else as the kubelet has it, else its default.
+    pub fn kubelet_api(&self) -> SocketAddr {
+        let set = self.places.kubelet_api;
+        set.or_else(|| self.learned().api).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 10250)))
+    }
+
     /// Takes over what the running kubelet was told; every clone of this host knows it then.
     pub fn learn(&self, kubelet: KubeletPlaces) {
         *self.learned.write().unwrap_or_else(PoisonError::into_inner) = kubelet;
@@ -237,6 +291,33 @@ impl Host {
             return Err(ReadError::malformed(path, format!("it is larger than {LARGEST_FILE_BYTES} bytes")));
         }
         Ok(bytes)
+    }
+
+    /// The lines of a file that may be long, one after another, without their ends. A line longer than 64 KiB is an
+    /// error.
+    ///
+    /// # Errors
+    /// It is not there, may not be read, or is no text of lines.
+    pub fn each_line(&self, path: impl AsRef<Path>, mut each: impl FnMut(&str)) -> Result<(), ReadError> {
+        let path = path.as_ref();
+        let file = File::open(self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
+        // What /proc gives in one read is bounded by the reader's buffer: a larger one needs fewer walks.
+        let mut reader = BufReader::with_capacity(64 * 1024, file);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let length = (&mut reader)
+                .take(64 * 1024)
+                .read_until(b'\n', &mut line)
+                .map_err(|error| ReadError::from_io("read", path, error))?;
+            if length == 0 {
+                return Ok(());
+            }
+            let Some(text) = line.strip_suffix(b"\n") else {
+                return Err(ReadError::malformed(path, "a line is cut or longer than 64 KiB"));
+            };
+            each(&String::from_utf8_lossy(text));
+        }
     }
 
     /// A whole file as text.

@@ -3,10 +3,12 @@
 //! The way of a sample: [`host`] → [`collect`] (open, read, parse, detect) → [`schedule`] (one thread a collector) →
 //! [`findings`] and [`events`] on the [`board`] → [`serve`].
 
+pub mod apart;
 pub mod board;
 pub mod collect;
 pub mod collector;
 pub mod cri;
+pub mod distribution;
 pub mod events;
 pub mod findings;
 pub mod host;
@@ -15,9 +17,11 @@ pub mod memory_lock;
 pub mod metrics;
 pub mod node;
 pub mod once;
+pub mod promtext;
 pub mod schedule;
 pub mod serve;
 pub mod settings;
+mod storm;
 pub mod thresholds;
 pub mod ticks;
 pub mod whose;
@@ -43,6 +47,7 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// A running agent: its collectors' threads, and the board that they write.
 pub struct Agent {
+    host: Host,
     board: Arc<Board>,
     identity: Identity,
     _schedule: Schedule,
@@ -71,7 +76,7 @@ impl Agent {
         let (thresholds, follow) =
             follow(&host, settings.thresholds.clone()).context("cannot follow the kubelet's settings")?;
         let schedule = Schedule::start(&board, &host, &thresholds).context("cannot start the collectors")?;
-        Ok(Agent { board, identity, _schedule: schedule, _follow: follow })
+        Ok(Agent { host, board, identity, _schedule: schedule, _follow: follow })
     }
 
     /// What is known now.
@@ -82,6 +87,14 @@ impl Agent {
     /// Which node this is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// The API over what is known.
+    ///
+    /// # Errors
+    /// The kernel gives no thread.
+    pub fn api(&self) -> std::io::Result<Api> {
+        Api::new(self.board.clone(), self.identity.clone(), &self.host)
     }
 
     /// Looks after the collectors: reads that hang, steps of the clock. Never ends.
@@ -98,16 +111,16 @@ impl Agent {
 /// # Errors
 /// A setting cannot be met: the socket cannot be bound, the token cannot be read.
 pub async fn run(settings: Settings, clock: Clock, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let token = settings.token()?;
-    let listeners = Listeners::bind(settings.socket.as_deref(), settings.listen, token).await?;
+    let listeners = Listeners::bind(&settings.listen()).await?;
     let agent = Agent::start(&settings, clock)?;
     tracing::info!(
         node = agent.identity.name(),
         socket = ?settings.socket,
         listen = ?listeners.address(),
+        metrics_listen = ?listeners.metrics_address(),
         "the agent reads this node"
     );
-    let api = Arc::new(Api { board: agent.board.clone(), identity: agent.identity.clone() });
+    let api = Arc::new(agent.api().context("cannot start the threads of the API")?);
     tokio::select! {
         () = listeners.serve(api) => {}
         () = agent.watch() => {}

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use nodewhy_agent::host::Host;
 use nodewhy_agent::settings::{Cli, Command, Output, Settings, Told};
-use nodewhy_agent::{Agent, log, memory_lock, once};
+use nodewhy_agent::{Agent, distribution, log, memory_lock, once};
 use nodewhy_clock::Clock;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,9 +27,12 @@ fn start(cli: Cli) -> anyhow::Result<()> {
     let told = cli.told.or(file);
     let settings = told.clone().settings()?;
     if cli.check_config {
-        settings.token()?;
+        settings.listen().check()?;
+        settings.credentials.check()?;
         let text = toml::to_string(&told).context("cannot print the settings")?;
-        return print(&format!("{text}# understood; what is not named here has its default\n"));
+        let host = Host::new(&settings.host_root, Clock::system(), settings.places);
+        let found = distribution::told(&host);
+        return print(&format!("{text}# understood; what is not named here has its default\n{found}"));
     }
     // Before the first thread, whose stack it would lock whole.
     if cli.command.is_none() {

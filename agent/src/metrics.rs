@@ -1,5 +1,7 @@
 //! What a collector writes its metrics into, and the text that Prometheus reads.
 
+pub mod page;
+
 use std::collections::BTreeMap;
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
@@ -49,18 +51,38 @@ impl Family {
 #[derive(Default)]
 pub struct Sink {
     families: BTreeMap<&'static str, MetricFamily>,
+    writer: Option<(&'static str, &'static [&'static Family])>,
 }
 
 impl Sink {
+    /// From now on this one writes, and no family but these: docs/metrics.md has them from there.
+    pub(crate) fn written_by(&mut self, writer: &'static str, families: &'static [&'static Family]) {
+        self.writer = Some((writer, families));
+    }
+
     /// A value of this family, its labels' values in the order of their names. A value that could not be read is left
     /// out: never write a zero for it.
     pub fn put(&mut self, family: &'static Family, labels: &[&str], value: f64) {
         debug_assert_eq!(family.labels.len(), labels.len(), "{}: a value for each label", family.name);
-        let pairs: Vec<(&str, &str)> = family.labels.iter().copied().zip(labels.iter().copied()).collect();
-        match family.kind {
-            Kind::Gauge => self.gauge_with(family.name, family.help, &pairs, value),
-            Kind::Counter => self.counter_with(family.name, family.help, &pairs, value),
+        if let Some((writer, families)) = self.writer {
+            let is_listed = families.iter().any(|listed| listed.name == family.name);
+            debug_assert!(is_listed, "{} is not in the `families` of {writer}", family.name);
         }
+        let mut metric = Metric::default();
+        metric.set_label(family.labels.iter().zip(labels).map(|(name, value)| pair(name, value)).collect());
+        match family.kind {
+            Kind::Gauge => {
+                let mut gauge = Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+            Kind::Counter => {
+                let mut counter = Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            }
+        }
+        self.families.entry(family.name).or_insert_with(|| empty(family)).mut_metric().push(metric);
     }
 
     /// As [`Sink::put`], where there is a value.
@@ -68,34 +90,6 @@ impl Sink {
         if let Some(value) = value {
             self.put(family, labels, value);
         }
-    }
-
-    /// A value that goes up and down. A value that could not be read is left out: never write a zero for it.
-    pub fn gauge(&mut self, name: &'static str, help: &str, value: f64) {
-        self.gauge_with(name, help, &[], value);
-    }
-
-    /// A gauge with labels. No pod, container, message or device may be one: series are bounded a node.
-    pub fn gauge_with(&mut self, name: &'static str, help: &str, labels: &[(&str, &str)], value: f64) {
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        let mut metric = labelled(labels);
-        metric.set_gauge(gauge);
-        self.push(name, help, MetricType::GAUGE, metric);
-    }
-
-    /// A value that only grows, as read: `…_total`. Rates are the reader's.
-    pub fn counter(&mut self, name: &'static str, help: &str, value: f64) {
-        self.counter_with(name, help, &[], value);
-    }
-
-    /// A counter with labels.
-    pub fn counter_with(&mut self, name: &'static str, help: &str, labels: &[(&str, &str)], value: f64) {
-        let mut counter = Counter::default();
-        counter.set_value(value);
-        let mut metric = labelled(labels);
-        metric.set_counter(counter);
-        self.push(name, help, MetricType::COUNTER, metric);
     }
 
     /// The text exposition format, families by name.
@@ -108,48 +102,54 @@ impl Sink {
         TextEncoder::new().encode(&families, &mut text)?;
         String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
     }
-
-    fn push(&mut self, name: &'static str, help: &str, kind: MetricType, metric: Metric) {
-        let family = self.families.entry(name).or_insert_with(|| {
-            let mut family = MetricFamily::default();
-            family.set_name(name.to_owned());
-            family.set_help(help.to_owned());
-            family.set_field_type(kind);
-            family
-        });
-        family.mut_metric().push(metric);
-    }
 }
 
-fn labelled(labels: &[(&str, &str)]) -> Metric {
-    let mut metric = Metric::default();
-    metric.set_label(
-        labels
-            .iter()
-            .map(|(name, value)| {
-                let mut pair = LabelPair::default();
-                pair.set_name((*name).to_owned());
-                pair.set_value((*value).to_owned());
-                pair
-            })
-            .collect(),
-    );
-    metric
+fn empty(family: &Family) -> MetricFamily {
+    let mut empty = MetricFamily::default();
+    empty.set_name(family.name.to_owned());
+    empty.set_help(family.help.to_owned());
+    empty.set_field_type(match family.kind {
+        Kind::Gauge => MetricType::GAUGE,
+        Kind::Counter => MetricType::COUNTER,
+    });
+    empty
+}
+
+fn pair(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    static B: Family = Family::counter("nodewhy_b_total", "B.").by(&["why"]);
+    static A: Family = Family::gauge("nodewhy_a_bytes", "A.");
+
     #[test]
     fn families_are_sorted_and_label_values_escaped() {
         let mut sink = Sink::default();
-        sink.counter_with("nodewhy_b_total", "B.", &[("why", "a\"b\n")], 2.0);
-        sink.gauge("nodewhy_a_bytes", "A.", 1.5);
+        sink.put(&B, &["a\"b\n"], 2.0);
+        sink.put(&A, &[], 1.5);
+        sink.put_some(&A, &[], None);
         assert_eq!(
             sink.encode().unwrap(),
             "# HELP nodewhy_a_bytes A.\n# TYPE nodewhy_a_bytes gauge\nnodewhy_a_bytes 1.5\n\
              # HELP nodewhy_b_total B.\n# TYPE nodewhy_b_total counter\nnodewhy_b_total{why=\"a\\\"b\\n\"} 2\n"
         );
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "nodewhy_b_total is not in the `families` of a")]
+    fn a_family_that_its_writer_does_not_list_is_a_defect() {
+        let mut sink = Sink::default();
+        static LISTED: &[&Family] = &[&A];
+        sink.written_by("a", LISTED);
+        sink.put(&A, &[], 1.0);
+        sink.put(&B, &["x"], 1.0);
     }
 }

@@ -1,8 +1,9 @@
 //! Which node this is: read once, as none of it changes within a boot.
 
-use nodewhy_proto::{AgentInfo, CgroupMode, NodeId, NodeInfo};
+use nodewhy_proto::{AgentInfo, CgroupMode, NodeDistribution, NodeId, NodeInfo};
 
 use crate::board::Board;
+use crate::distribution::{self, Found};
 use crate::host::Host;
 use crate::memory_lock;
 
@@ -15,6 +16,7 @@ pub struct Identity {
     cgroups: Option<CgroupMode>,
     cpus: Option<u32>,
     memory_total_bytes: Option<u64>,
+    distribution: Found,
     agent: AgentInfo,
 }
 
@@ -37,6 +39,7 @@ impl Identity {
             cgroups: host.read("/proc/1/mountinfo").ok().and_then(|text| cgroup_mode(&text)),
             cpus: host.read("/sys/devices/system/cpu/online").ok().and_then(|text| count_cpus(text.trim())),
             memory_total_bytes: host.read("/proc/meminfo").ok().and_then(|text| mem_total(&text)),
+            distribution: distribution::of(host),
             agent: AgentInfo {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 started: host.clock().now(),
@@ -70,6 +73,11 @@ impl Identity {
             memory_total_bytes: self.memory_total_bytes,
             runtime: board.summary("runtime"),
             kubelet: board.summary("kubelet"),
+            distribution: self.distribution.name().map(|name| NodeDistribution {
+                name: name.to_owned(),
+                found_by: self.distribution.found_by.clone(),
+            }),
+            shared_kernel: self.distribution.shared_kernel,
             agent: self.agent.clone(),
         }
     }

@@ -30,7 +30,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// of a node that has none of them may be this old, and no more.
 const ABSENT_EVERY: Duration = Duration::from_secs(5);
 /// A collector's code needs little; what hangs in the kernel needs none.
-const STACK_BYTES: usize = 512 * 1024;
+pub(crate) const STACK_BYTES: usize = 512 * 1024;
 
 /// The collectors' threads. Dropped, they stop after the read that they are in.
 pub struct Schedule {
@@ -120,12 +120,17 @@ fn guarded(running: &mut dyn Running, host: &Host, thresholds: &Thresholds) -> S
         Ok(step) => step,
         Err(panic) => {
             running.close();
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            let text = panic_text(panic.as_ref());
             let error = format!("a defect in nodewhy: the collector panicked: {text}. Please report it");
             Step { outcome: Outcome::Failed { error }, reading: None, noticed: None }
         }
     }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
 }
 
 /// Waits for the next tick, or for the source to wake; false: stop.

@@ -4,16 +4,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::collect::COLLECTORS;
-use crate::host::Places;
-use crate::serve::{DEFAULT_PORT, DEFAULT_SOCKET};
+use crate::distribution::DISTRIBUTIONS;
+use crate::host::dial::Target;
+use crate::host::{Places, is_none_socket};
+use crate::serve::{CredentialFiles, DEFAULT_PORT, DEFAULT_SOCKET, Listen};
 use crate::thresholds::Overrides;
 
 /// Everything that the agent can be told.
@@ -25,10 +25,12 @@ pub struct Settings {
     pub host_root: PathBuf,
     /// The Unix socket (mode 0600) that the API is served on.
     pub socket: Option<PathBuf>,
-    /// The loopback address that the API is served on, with the token.
+    /// The address that the API is served on too, to those who show a token or a certificate.
     pub listen: Option<SocketAddr>,
-    /// The file that holds the bearer token for `listen`.
-    pub token_file: Option<PathBuf>,
+    /// The address that serves metrics and health alone, to whoever asks.
+    pub metrics_listen: Option<SocketAddr>,
+    /// What the clients of `listen` must show.
+    pub credentials: CredentialFiles,
     /// The collectors that are switched off.
     pub disabled: BTreeSet<String>,
     /// Whether the agent's program keeps its own memory from being evicted.
@@ -46,7 +48,8 @@ impl Default for Settings {
             host_root: "/".into(),
             socket: None,
             listen: None,
-            token_file: None,
+            metrics_listen: None,
+            credentials: CredentialFiles::default(),
             disabled: BTreeSet::new(),
             lock_memory: false,
             places: Places::default(),
@@ -109,12 +112,25 @@ pub struct Told {
     /// The Unix socket (mode 0600) to serve on [default: /run/nodewhy/agent.sock]
     #[arg(long, env = "NODEWHY_SOCKET", value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// The loopback address to serve on too, as 127.0.0.1[:10977]; needs --token-file
+    /// The address to serve on too, as 127.0.0.1[:10977]; needs --token-file or TLS with --tls-client-ca-file, and TLS
+    /// where it is not loopback
     #[arg(long, env = "NODEWHY_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<String>,
-    /// The file with the bearer token for --listen; readable by its owner alone
+    /// The address that serves /metrics, /healthz and /readyz alone, to whoever asks
+    #[arg(long, env = "NODEWHY_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<String>,
+    /// The file with the bearer token for --listen; readable by its owner alone; read again when it changes
     #[arg(long, env = "NODEWHY_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// The certificate chain of --listen, PEM; read again when it changes
+    #[arg(long, env = "NODEWHY_TLS_CERT_FILE", value_name = "FILE")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its private key, PEM; readable by its owner alone
+    #[arg(long, env = "NODEWHY_TLS_KEY_FILE", value_name = "FILE")]
+    pub tls_key_file: Option<PathBuf>,
+    /// The authorities of the clients' certificates, PEM: with it every client must show one
+    #[arg(long, env = "NODEWHY_TLS_CLIENT_CA_FILE", value_name = "FILE")]
+    pub tls_client_ca_file: Option<PathBuf>,
     /// Collectors to switch off, separated by commas
     #[arg(long, env = "NODEWHY_DISABLE", value_name = "NAMES", value_delimiter = ',', global = true)]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -122,7 +138,7 @@ pub struct Told {
     /// Whether to keep the agent's own memory from being evicted (mlockall) [default: true]
     #[arg(long, env = "NODEWHY_LOCK_MEMORY", value_name = "BOOL")]
     pub lock_memory: Option<bool>,
-    /// The runtime's CRI socket [default: from the kubelet's settings, then the usual places]
+    /// The runtime's CRI socket, or `none` to leave it alone [default: from the kubelet's settings, then the usual places]
     #[arg(long, env = "NODEWHY_RUNTIME_SOCKET", value_name = "PATH", global = true)]
     pub runtime_socket: Option<PathBuf>,
     /// The folder of CNI configurations [default: /etc/cni/net.d]
@@ -144,6 +160,24 @@ pub struct Told {
     /// The kubelet's root folder [default: from the kubelet's flags, then /var/lib/kubelet]
     #[arg(long, env = "NODEWHY_KUBELET_ROOT", value_name = "DIR", global = true)]
     pub kubelet_root: Option<PathBuf>,
+    /// Where the kubelet's own API answers [default: from the kubelet's settings, then 127.0.0.1:10250]
+    #[arg(long, env = "NODEWHY_KUBELET_API", value_name = "ADDRESS", global = true)]
+    pub kubelet_api: Option<SocketAddr>,
+    /// The file with the bearer token for the kubelet's API; without it the kubelet's own metrics are not read
+    #[arg(long, env = "NODEWHY_KUBELET_TOKEN_FILE", value_name = "FILE", global = true)]
+    pub kubelet_token_file: Option<PathBuf>,
+    /// Who signed the kubelet's certificate [default: whoever listens must be root's process]
+    #[arg(long, env = "NODEWHY_KUBELET_CA_FILE", value_name = "FILE", global = true)]
+    pub kubelet_ca_file: Option<PathBuf>,
+    /// Which distribution of Kubernetes this is [default: found by its signs]
+    #[arg(long, env = "NODEWHY_DISTRIBUTION", value_name = "NAME", global = true)]
+    pub distribution: Option<String>,
+    /// The API server, as URL or HOST:PORT [default: from the kubelet's kubeconfig, then from its connections]
+    #[arg(long, env = "NODEWHY_API_SERVER", value_name = "URL", global = true)]
+    pub api_server: Option<String>,
+    /// Where etcd's metrics answer without TLS [default: from etcd's --listen-metrics-urls]
+    #[arg(long, env = "NODEWHY_ETCD_METRICS", value_name = "ADDRESS", global = true)]
+    pub etcd_metrics: Option<SocketAddr>,
     /// Limits, in the file alone.
     #[arg(skip)]
     #[serde(default)]
@@ -156,7 +190,11 @@ const KEYS: &[&str] = &[
     "host_root",
     "socket",
     "listen",
+    "metrics_listen",
     "token_file",
+    "tls_cert_file",
+    "tls_key_file",
+    "tls_client_ca_file",
     "disable",
     "lock_memory",
     "runtime_socket",
@@ -164,6 +202,12 @@ const KEYS: &[&str] = &[
     "cni_bin_dirs",
     "kubelet_healthz",
     "kubelet_root",
+    "kubelet_api",
+    "kubelet_token_file",
+    "kubelet_ca_file",
+    "distribution",
+    "api_server",
+    "etcd_metrics",
     THRESHOLDS,
 ];
 /// The table of limits: in the file alone.
@@ -245,7 +289,11 @@ impl Told {
             host_root: self.host_root.or(other.host_root),
             socket: self.socket.or(other.socket),
             listen: self.listen.or(other.listen),
+            metrics_listen: self.metrics_listen.or(other.metrics_listen),
             token_file: self.token_file.or(other.token_file),
+            tls_cert_file: self.tls_cert_file.or(other.tls_cert_file),
+            tls_key_file: self.tls_key_file.or(other.tls_key_file),
+            tls_client_ca_file: self.tls_client_ca_file.or(other.tls_client_ca_file),
             disable: either(self.disable, other.disable),
             lock_memory: self.lock_memory.or(other.lock_memory),
             runtime_socket: self.runtime_socket.or(other.runtime_socket),
@@ -253,6 +301,12 @@ impl Told {
             cni_bin_dirs: either(self.cni_bin_dirs, other.cni_bin_dirs),
             kubelet_healthz: self.kubelet_healthz.or(other.kubelet_healthz),
             kubelet_root: self.kubelet_root.or(other.kubelet_root),
+            kubelet_api: self.kubelet_api.or(other.kubelet_api),
+            kubelet_token_file: self.kubelet_token_file.or(other.kubelet_token_file),
+            kubelet_ca_file: self.kubelet_ca_file.or(other.kubelet_ca_file),
+            distribution: self.distribution.or(other.distribution),
+            api_server: self.api_server.or(other.api_server),
+            etcd_metrics: self.etcd_metrics.or(other.etcd_metrics),
             thresholds: other.thresholds,
         }
     }
@@ -272,9 +326,19 @@ impl Told {
         let settings = Settings {
             node_name: self.node_name,
             host_root: self.host_root.unwrap_or_else(|| "/".into()),
-            listen: self.listen.as_deref().map(address).transpose()?,
+            listen: self.listen.as_deref().map(|text| address("listen", text)).transpose()?,
+            metrics_listen: self
+                .metrics_listen
+                .as_deref()
+                .map(|text| address("metrics_listen", text))
+                .transpose()?,
             socket: Some(self.socket.unwrap_or_else(|| DEFAULT_SOCKET.into())),
-            token_file: self.token_file,
+            credentials: CredentialFiles {
+                token: self.token_file,
+                certificate: self.tls_cert_file,
+                key: self.tls_key_file,
+                client_ca: self.tls_client_ca_file,
+            },
             disabled: disable,
             lock_memory: self.lock_memory.unwrap_or(true),
             places: Places {
@@ -287,6 +351,16 @@ impl Told {
                 },
                 kubelet_healthz: self.kubelet_healthz,
                 kubelet_root: self.kubelet_root,
+                kubelet_api: self.kubelet_api,
+                kubelet_token_file: self.kubelet_token_file,
+                kubelet_ca_file: self.kubelet_ca_file,
+                distribution: self.distribution,
+                netfilter_exact_entries_max: self
+                    .thresholds
+                    .value("netfilter_exact_entries_max")
+                    .map_or(usual.netfilter_exact_entries_max, |entries| entries as u64),
+                api_server: self.api_server.as_deref().map(api_server).transpose()?,
+                etcd_metrics: self.etcd_metrics,
             },
             thresholds: self.thresholds,
         };
@@ -311,9 +385,14 @@ impl Settings {
             return Err(SettingsError::Senseless(what));
         }
         let places = &self.places;
+        if let Some(name) = &places.distribution {
+            let known = DISTRIBUTIONS.iter().map(|distribution| distribution.name);
+            check_known(known, name, "distribution", "distribution".to_owned())?;
+        }
+        let socket = places.runtime_socket.as_ref().filter(|path| !is_none_socket(path));
         let absolute = [
             ("host_root", Some(&self.host_root), "/host"),
-            ("runtime_socket", places.runtime_socket.as_ref(), "/run/containerd/containerd.sock"),
+            ("runtime_socket", socket, "/run/containerd/containerd.sock"),
             ("cni_conf_dir", Some(&places.cni_conf_dir), "/etc/cni/net.d"),
             ("kubelet_root", places.kubelet_root.as_ref(), "/var/lib/kubelet"),
         ];
@@ -327,30 +406,14 @@ impl Settings {
         self.thresholds.check().map_err(SettingsError::Senseless)
     }
 
-    /// The bearer token, from its file.
-    ///
-    /// # Errors
-    /// It cannot be read, others may read it too, or it is too short to be a secret.
-    pub fn token(&self) -> Result<Option<Arc<str>>, SettingsError> {
-        let Some(path) = &self.token_file else { return Ok(None) };
-        let unreadable = |error| SettingsError::Unreadable { what: "the token", path: path.clone(), error };
-        let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode();
-        let shown = path.display();
-        if mode & 0o077 != 0 {
-            let what = format!(
-                "the token file {shown} has mode {:o}: others can read it; chmod 600 it",
-                mode & 0o777
-            );
-            return Err(SettingsError::Senseless(what));
+    /// Where the API is served, and what clients must show there.
+    pub fn listen(&self) -> Listen {
+        Listen {
+            socket: self.socket.clone(),
+            address: self.listen,
+            metrics: self.metrics_listen,
+            files: self.credentials.clone(),
         }
-        let text = read(path, "the token")?;
-        let token = text.trim();
-        if token.len() < 16 {
-            let what =
-                format!("the token in {shown} has {} characters; a secret needs 16 at least", token.len());
-            return Err(SettingsError::Senseless(what));
-        }
-        Ok(Some(Arc::from(token)))
     }
 }
 
@@ -363,11 +426,19 @@ fn read(path: &Path, what: &'static str) -> Result<String, SettingsError> {
     })
 }
 
-fn address(text: &str) -> Result<SocketAddr, SettingsError> {
+fn address(name: &str, text: &str) -> Result<SocketAddr, SettingsError> {
     let alone = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DEFAULT_PORT));
     text.parse().or(alone).map_err(|_| {
         SettingsError::Senseless(format!(
-            "listen {text:?} is no address: write it as 127.0.0.1:{DEFAULT_PORT}"
+            "{name} {text:?} is no address: write it as 127.0.0.1:{DEFAULT_PORT}"
+        ))
+    })
+}
+
+fn api_server(text: &str) -> Result<Target, SettingsError> {
+    Target::parse(text).ok_or_else(|| {
+        SettingsError::Senseless(format!(
+            "api_server {text:?} is no address: write it as https://api.example.org:6443 or 192.0.2.10:6443"
         ))
     })
 }
@@ -453,6 +524,7 @@ mod tests {
         );
         assert!(told("listen = \"here\"").contains("is no address: write it as 127.0.0.1:10977"));
         assert!(told("host_root = \"host\"").contains("must be an absolute path"));
+        assert!(told("api_server = \"ftp://api\"").contains("write it as https://api.example.org:6443"));
         // As the kubelet's own flag would have it: taken for a path, it would be a socket that is missing.
         assert!(
             told("runtime_socket = \"unix:///run/containerd/containerd.sock\"")
@@ -468,20 +540,5 @@ mod tests {
         assert!(from("disable = [\"\"]").unwrap().settings().unwrap().disabled.is_empty());
         let listen = from("listen = \"127.0.0.1\"").unwrap().settings().unwrap().listen.unwrap();
         assert_eq!(listen.port(), DEFAULT_PORT);
-    }
-
-    #[test]
-    fn a_token_that_others_can_read_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("token");
-        let settings = Settings { token_file: Some(path.clone()), ..Settings::default() };
-        assert!(settings.token().unwrap_err().to_string().starts_with("cannot read the token"));
-        std::fs::write(&path, "0123456789abcdef\n").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(settings.token().unwrap_err().to_string().contains("chmod 600"));
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(settings.token().unwrap().as_deref(), Some("0123456789abcdef"));
-        std::fs::write(&path, "short").unwrap();
-        assert!(settings.token().unwrap_err().to_string().contains("16 at least"));
     }
 }

@@ -4,6 +4,7 @@
 //! its documented default. What is set in nodewhy itself ([`Overrides`]) goes before all of them.
 
 mod config;
+mod eviction;
 pub mod follow;
 mod quantity;
 
@@ -14,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::collect::{COLLECTORS, memory};
 use crate::host::{Host, KubeletPlaces};
-use crate::thresholds::quantity::Amount;
+
+pub use self::eviction::{Eviction, Signal};
+pub use self::quantity::Amount;
 
 /// A limit and its origin.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,6 +53,23 @@ pub struct Thresholds {
     /// Hard eviction threshold for `memory.available`, in bytes. A percentage in the kubelet's configuration is
     /// already taken of the node's memory. `None`: eviction on memory is switched off.
     pub memory_available_bytes: Option<Limit>,
+    /// For bytes of the file system of the kubelet's root folder. `None`, here and below: switched off.
+    pub nodefs_available: Option<Eviction>,
+    /// For inodes of it.
+    pub nodefs_inodes_free: Option<Eviction>,
+    /// For bytes of the file system of the runtime's images. The kubelet holds it against this limit also where it is
+    /// the same as the nodefs.
+    pub imagefs_available: Option<Eviction>,
+    /// For inodes of it.
+    pub imagefs_inodes_free: Option<Eviction>,
+    /// For process ids; a percentage is of `min(pid_max, threads-max)`. By default there is none.
+    pub pid_available: Option<Eviction>,
+    /// Use of the imagefs above which the kubelet removes images, in percent. `None`: no kubelet, or 100.
+    pub image_gc_high_percent: Option<Limit>,
+    /// Processes that one pod may have (`podPidsLimit`). `None`: no limit.
+    pub pod_pids_limit: Option<Limit>,
+    /// Pods that this node may have (`maxPods`).
+    pub max_pods: Option<Limit>,
     /// The heuristics that are set.
     pub set: Overrides,
 }
@@ -64,14 +84,53 @@ impl Thresholds {
     }
 }
 
+impl Thresholds {
+    /// Nothing of the kubelet is known: nothing is held against a guess.
+    pub fn unknown() -> Thresholds {
+        Thresholds {
+            memory_available_bytes: None,
+            nodefs_available: None,
+            nodefs_inodes_free: None,
+            imagefs_available: None,
+            imagefs_inodes_free: None,
+            pid_available: None,
+            image_gc_high_percent: None,
+            pod_pids_limit: None,
+            max_pods: None,
+            set: Overrides::default(),
+        }
+    }
+
+    /// The hard eviction threshold of this signal; that of memory is always in bytes.
+    pub fn eviction(&self, signal: Signal) -> Option<Eviction> {
+        match signal {
+            Signal::MemoryAvailable => {
+                let limit = self.memory_available_bytes?;
+                Some(Eviction { amount: Amount::Absolute(limit.value), origin: limit.origin })
+            }
+            Signal::NodefsAvailable => self.nodefs_available,
+            Signal::NodefsInodesFree => self.nodefs_inodes_free,
+            Signal::ImagefsAvailable => self.imagefs_available,
+            Signal::ImagefsInodesFree => self.imagefs_inodes_free,
+            Signal::PidAvailable => self.pid_available,
+        }
+    }
+}
+
+/// What a kubelet has that nobody configured (eviction/defaults_linux.go, apis/config/v1beta1/defaults.go).
 impl Default for Thresholds {
     fn default() -> Thresholds {
+        let default = |value| Some(Limit { value, origin: Origin::DocumentedDefault });
         Thresholds {
-            // kubelet: eviction/defaults_linux.go.
-            memory_available_bytes: Some(Limit {
-                value: 100.0 * 1024.0 * 1024.0,
-                origin: Origin::DocumentedDefault,
-            }),
+            memory_available_bytes: default(100.0 * 1024.0 * 1024.0),
+            nodefs_available: Signal::NodefsAvailable.documented_default(),
+            nodefs_inodes_free: Signal::NodefsInodesFree.documented_default(),
+            imagefs_available: Signal::ImagefsAvailable.documented_default(),
+            imagefs_inodes_free: Signal::ImagefsInodesFree.documented_default(),
+            pid_available: Signal::PidAvailable.documented_default(),
+            image_gc_high_percent: default(85.0),
+            pod_pids_limit: None,
+            max_pods: default(110.0),
             set: Overrides::default(),
         }
     }
@@ -148,41 +207,61 @@ pub struct Configured {
 pub fn read(host: &Host) -> Configured {
     let config = config::read(host);
     let mut notes = config.notes;
-    let memory_available_bytes = match config.memory_available {
-        config::MemoryAvailable::Default => Thresholds::default().memory_available_bytes,
-        config::MemoryAvailable::Off { why } => {
-            notes.push(format!("memory_available_low is off: {why}"));
+    let mut eviction = |signal: Signal| {
+        config.eviction_hard.of(signal).unwrap_or_else(|why| {
+            let what = if signal == Signal::MemoryAvailable { "memory_available_low" } else { signal.name() };
+            notes.push(format!("{what} is off: {why}"));
             None
-        }
-        config::MemoryAvailable::Set { text, origin } => match limit(&text, host) {
-            Ok(value) => value.map(|value| Limit { value, origin }),
-            Err(why) => {
-                notes.push(format!("memory_available_low is off: {why}"));
-                None
-            }
-        },
+        })
     };
-    Configured {
-        thresholds: Thresholds { memory_available_bytes, ..Thresholds::default() },
-        places: config.places,
-        is_whole: config.is_whole,
-        notes,
+    let memory = eviction(Signal::MemoryAvailable);
+    let mut thresholds = Thresholds {
+        nodefs_available: eviction(Signal::NodefsAvailable),
+        nodefs_inodes_free: eviction(Signal::NodefsInodesFree),
+        imagefs_available: eviction(Signal::ImagefsAvailable),
+        imagefs_inodes_free: eviction(Signal::ImagefsInodesFree),
+        pid_available: eviction(Signal::PidAvailable),
+        ..others(config.others)
+    };
+    match memory.map(|memory| memory_bytes(memory, host)) {
+        Some(Ok(limit)) => thresholds.memory_available_bytes = Some(limit),
+        Some(Err(why)) => notes.push(format!("memory_available_low is off: {why}")),
+        // What is wrong with the amount is said above.
+        None if config.eviction_hard.of(Signal::MemoryAvailable).is_err() => {}
+        None => notes.push(format!("memory_available_low is off: {}", config.eviction_hard.why_off())),
+    }
+    Configured { thresholds, places: config.places, is_whole: config.is_whole, notes }
+}
+
+/// The limits that are no eviction, over those that nobody knows.
+fn others(others: Option<config::Others>) -> Thresholds {
+    let Some(others) = others else { return Thresholds::unknown() };
+    let default = Thresholds::default();
+    let told = |value: Option<f64>, default: Option<Limit>| match value {
+        Some(value) => Some(Limit { value, origin: Origin::KubeletConfig }),
+        None => default,
+    };
+    Thresholds {
+        // 100 switches the collection off (pkg/kubelet/images/image_gc_manager.go).
+        image_gc_high_percent: told(others.image_gc_high_percent, default.image_gc_high_percent)
+            .filter(|limit| limit.value < 100.0),
+        // -1 is no limit; 0 is taken for it too.
+        pod_pids_limit: told(others.pod_pids_limit, default.pod_pids_limit).filter(|limit| limit.value > 0.0),
+        max_pods: told(others.max_pods, default.max_pods),
+        ..Thresholds::unknown()
     }
 }
 
-/// `100Mi` or `5%` as bytes of this node. `None`: the kubelet ignores 0% and 100%.
-fn limit(text: &str, host: &Host) -> Result<Option<f64>, String> {
-    match quantity::amount(text)? {
-        Amount::Absolute(bytes) => Ok(Some(bytes)),
-        Amount::Percent(percent) if percent == 0.0 || percent == 100.0 => Ok(None),
-        Amount::Percent(percent) => {
-            let why =
-                |what: String| format!("memory.available is {text} of a memory that cannot be read: {what}");
-            let meminfo = host.read("/proc/meminfo").map_err(|error| why(error.to_string()))?;
-            let total = memory::total_bytes(&meminfo).map_err(why)?;
-            Ok(Some(total as f64 * percent / 100.0))
-        }
+/// As bytes of this node.
+fn memory_bytes(eviction: Eviction, host: &Host) -> Result<Limit, String> {
+    if let Amount::Absolute(value) = eviction.amount {
+        return Ok(Limit { value, origin: eviction.origin });
     }
+    let why =
+        |what: String| format!("memory.available is a percentage of a memory that cannot be read: {what}");
+    let meminfo = host.read("/proc/meminfo").map_err(|error| why(error.to_string()))?;
+    let total = memory::total_bytes(&meminfo).map_err(why)?;
+    Ok(eviction.of(total as f64))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Finding, Outcome};
 
 /// What a process is to the node. On one-process distributions (`k3s`, `kubelite`) the kubelet is that process.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -27,6 +28,7 @@ pub enum Role {
 }
 
 /// Whose memory had run out.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OomScope {
@@ -40,6 +42,7 @@ pub enum OomScope {
 }
 
 /// A row of the kernel's task table at an OOM kill.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OomTask {
     /// Process id.
@@ -53,6 +56,7 @@ pub struct OomTask {
 }
 
 /// One OOM kill, joined from the kernel's several lines.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OomKill {
     /// Whose memory had run out.
@@ -99,6 +103,7 @@ pub struct OomKill {
 }
 
 /// A kernel message that matters, by its pattern.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelMessage {
     /// Which pattern: `hung_task`, `conntrack_table_full`, `fs_remounted_readonly`, …
@@ -121,6 +126,7 @@ fn one() -> u64 {
 }
 
 /// A line of a program's log that matters, by its pattern.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LogLine {
     /// Which pattern: `pleg_not_healthy`, `runtime_call_deadline`, `cni_plugin_not_found`, …
@@ -138,6 +144,7 @@ pub struct LogLine {
 }
 
 /// Something of the node was changed: onset against a change decides more cases than any metric.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Change {
     /// What kind of thing: `kernel`, `package`, `binary`, `configuration`, `certificate`.
@@ -153,6 +160,7 @@ pub struct Change {
 }
 
 /// A process that matters began or ended.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProcessChange {
     /// What it is to the node.
@@ -167,6 +175,7 @@ pub struct ProcessChange {
 }
 
 /// A hole in a stream: what was asked for is no longer kept.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gap {
     /// The cursor that was asked for.
@@ -179,6 +188,7 @@ pub struct Gap {
 }
 
 /// What happened.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum EventBody {
@@ -229,6 +239,7 @@ pub enum EventBody {
 }
 
 /// Something that happened at an instant.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// The same happening has the same id however often it is told: `BOOT/kmsg/48213`. Readers drop repeats.

@@ -2,6 +2,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// How bad a finding is for the node, apart from how sure it is.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
@@ -17,6 +18,7 @@ pub enum Severity {
 }
 
 /// What kind of thing a subject is.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SubjectKind {
@@ -58,6 +60,7 @@ pub enum SubjectKind {
 }
 
 /// What a finding, an event or a cause is about.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Subject {
     /// What kind of thing.
@@ -80,6 +83,7 @@ impl Subject {
 }
 
 /// Where a threshold comes from. A heuristic is ours, is marked as such, and can be set.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
@@ -97,6 +101,7 @@ pub enum Origin {
 }
 
 /// The limit that a value was held against.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Threshold {
     /// In the evidence's unit.
@@ -106,6 +111,7 @@ pub struct Threshold {
 }
 
 /// One fact that a person may check: what was seen, where, when.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     /// For people, with figures and units: `memory.available 82.1 MiB, below 100 MiB`.
@@ -163,6 +169,7 @@ impl Evidence {
 }
 
 /// A named abnormal state of a subject, with a beginning, perhaps an end, and evidence.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
     /// This one's identity, stable over its life: `runtime_hung/runtime:/run/containerd/containerd.sock@17…`.

@@ -10,6 +10,7 @@ mod finding;
 mod incident;
 mod node;
 mod outcome;
+mod page;
 mod problem;
 mod verdict;
 
@@ -19,8 +20,9 @@ pub use event::{
 pub use fact::{Condition, ConditionStatus, Fact, FactBody, Lease};
 pub use finding::{Evidence, Finding, Origin, Severity, Subject, SubjectKind, Threshold};
 pub use incident::{Incident, NodeSummary, Revision};
-pub use node::{AgentInfo, CgroupMode, Locked, MemoryLock, NodeId, NodeInfo};
+pub use node::{AgentInfo, CgroupMode, Locked, MemoryLock, NodeDistribution, NodeId, NodeInfo};
 pub use outcome::{CollectorState, LateTick, Outcome, State, Ticks};
+pub use page::{Answer, Page};
 pub use problem::Problem;
 pub use verdict::{Conclusion, CouldNotTell, Held, RootCause, RuledOut, Step, Verdict};
 

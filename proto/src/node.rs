@@ -2,6 +2,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Who a node is. Names and addresses come back: another UID or machine id under an old name is another node.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NodeId {
     /// The Node object's name, or the host's name where there is no cluster.
@@ -18,6 +19,7 @@ pub struct NodeId {
 }
 
 /// How cgroups are mounted, which decides what can be read of pods.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CgroupMode {
@@ -33,6 +35,7 @@ pub enum CgroupMode {
 }
 
 /// The agent's program, as it runs.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentInfo {
     /// The agent's version.
@@ -47,6 +50,7 @@ pub struct AgentInfo {
 }
 
 /// Whether a program's memory is locked (`mlockall`).
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryLock {
     /// How much of it.
@@ -57,6 +61,7 @@ pub struct MemoryLock {
 }
 
 /// How much of a program's memory is locked.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Locked {
@@ -72,6 +77,7 @@ pub enum Locked {
 }
 
 /// `/api/v1/node`: which node this is, and what runs on it. A field is absent when it could not be read.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeInfo {
     /// Name, machine id, boot id.
@@ -101,6 +107,22 @@ pub struct NodeInfo {
     /// What is known of the kubelet: its process, or that there is none here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubelet: Option<String>,
+    /// Which distribution of Kubernetes this node is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distribution: Option<NodeDistribution>,
+    /// Whether the node is a container (kind): what the kernel says is then of all nodes that share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_kernel: Option<bool>,
     /// The agent itself.
     pub agent: AgentInfo,
+}
+
+/// A distribution of Kubernetes.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDistribution {
+    /// `kubeadm`, `k3s`, `eks`, …
+    pub name: String,
+    /// Which rule found it.
+    pub found_by: String,
 }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// How reading a source went. Absent is neither zero nor recovered.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
@@ -59,6 +60,7 @@ impl Outcome {
 }
 
 /// How punctual a collector is. A tick is on time when a read of it ended within 250 ms of the time that it was due.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ticks {
     /// Ticks of the collector's grid so far: those that were read, and those that are overdue now.
@@ -74,6 +76,7 @@ pub struct Ticks {
 }
 
 /// A tick that was late.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LateTick {
     /// When it was due, by the node's wall clock.
@@ -87,6 +90,7 @@ pub struct LateTick {
 }
 
 /// One collector's outcome and newest reading.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CollectorState {
     /// How the newest try went.
@@ -115,6 +119,7 @@ pub struct CollectorState {
 }
 
 /// `/api/v1/state`: every collector's outcome and newest reading, by its name.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// The node's name.

@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 /// An error document (RFC 9457, `application/problem+json`).
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// `about:blank`, or a stable name for the kind of problem.

@@ -21,7 +21,7 @@ use self::detect::detect;
 use self::places::{Folders, Program};
 use crate::collector::Collector;
 use crate::host::{FolderWatch, Host, ReadError};
-use crate::metrics::Sink;
+use crate::metrics::{Family, Sink};
 
 /// The pod network's configuration. Woken by inotify where the kernel gives a watch, else by the clock.
 pub static COLLECTOR: Collector<Source, Reading> = Collector {
@@ -33,7 +33,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake,
     summary,
-    families: &[],
+    families: &[&CONFIGURED, &PLUGINS_MISSING],
     metrics,
     limits: &[],
     detect,
@@ -320,22 +320,27 @@ fn summary(reading: &Reading) -> String {
     }
 }
 
+static CONFIGURED: Family = Family::gauge(
+    "nodewhy_cni_configured",
+    "Whether the CNI folder holds a configuration that can be loaded. Whether the runtime did is \
+     nodewhy_runtime_condition.",
+);
+static PLUGINS_MISSING: Family = Family::gauge(
+    "nodewhy_cni_plugins_missing",
+    "Plugins of the CNI configuration whose program is missing or not executable.",
+);
+
 fn metrics(reading: &Reading, sink: &mut Sink) {
     let configured = match reading.state {
         FolderState::Configured => Some(1.0),
         FolderState::Empty | FolderState::Invalid | FolderState::Gone => Some(0.0),
         FolderState::CannotTell => None,
     };
-    if let Some(value) = configured {
-        let help = "Whether the CNI folder holds a configuration that can be loaded. Whether the runtime did is \
-                    nodewhy_runtime_condition.";
-        sink.gauge("nodewhy_cni_configured", help, value);
-    }
+    sink.put_some(&CONFIGURED, &[], configured);
     if reading.state == FolderState::Configured {
         let missing =
             reading.plugins.iter().filter(|plugin| matches!(plugin.state, "missing" | "not_executable"));
-        let help = "Plugins of the CNI configuration whose program is missing or not executable.";
-        sink.gauge("nodewhy_cni_plugins_missing", help, missing.count() as f64);
+        sink.put(&PLUGINS_MISSING, &[], missing.count() as f64);
     }
 }
 

@@ -4,9 +4,11 @@
 //! known within milliseconds by the pidfd, without one at the next look. A kubelet that lives for less than a second
 //! between two looks is not seen: the number of starts is a lower bound.
 
+mod api;
 mod detect;
 pub(crate) mod find;
 mod healthz;
+mod metrics;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,6 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use nodewhy_clock::Stamp;
 use serde::Serialize;
 
+pub use self::api::{Api, Config, Gathered, Interval, Problem};
 pub use self::healthz::Healthz;
 use crate::collector::Collector;
 use crate::host::process::Process;
@@ -35,9 +38,9 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake,
     summary: detect::summary,
-    families: &[],
+    families: detect::FAMILIES,
     metrics: detect::metrics,
-    limits: &[],
+    limits: &[&detect::PLEG, &detect::CERTIFICATE],
     detect: detect::detect,
     pages: &[],
     asks: &[],
@@ -58,6 +61,7 @@ pub struct Source {
     changes: Vec<Change>,
     probe: healthz::Probe,
     answered: Option<Timestamp>,
+    api: Option<api::Asking>,
 }
 
 #[derive(Debug)]
@@ -88,6 +92,8 @@ pub struct Reading {
     pub healthz: Healthz,
     /// When the ping answered last, whatever it said.
     pub healthz_answered: Option<Timestamp>,
+    /// What its own API on 10250 says.
+    pub api: Api,
     /// What was not possible, and what was found that is not the kubelet.
     pub notes: Vec<String>,
     /// What happened since the reading before.
@@ -142,7 +148,7 @@ pub struct Change {
     pub detail: String,
 }
 
-fn open(_host: &Host) -> Result<Source, ReadError> {
+fn open(host: &Host) -> Result<Source, ReadError> {
     Ok(Source {
         known: None,
         wake: Wake::new(),
@@ -153,6 +159,7 @@ fn open(_host: &Host) -> Result<Source, ReadError> {
         changes: Vec::new(),
         probe: healthz::Probe::new(),
         answered: None,
+        api: api::Asking::start(host)?,
     })
 }
 
@@ -170,6 +177,7 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
             found.kubelet.map(|kubelet| source.meet(kubelet, host))
         }
     };
+    host.learn_kubelet_process(source.known.as_ref().map(|known| known.kubelet.process.clone()));
     let (expected_because, blind) = source.expected(host, process.as_ref(), &notes)?;
     let healthz = source.ask(host);
     let answers = matches!(healthz, Healthz::Ok { .. } | Healthz::Status { .. });
@@ -194,6 +202,7 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         starts_total: source.starts_total,
         healthz,
         healthz_answered: source.answered,
+        api: api::told(source.api.as_ref(), host),
         notes,
         changes: std::mem::take(&mut source.changes),
     })

@@ -13,7 +13,7 @@ use serde::Serialize;
 pub(crate) use self::parse::total_bytes;
 use crate::collector::{Abnormal, Collector, Noticed, Pair, never_woken};
 use crate::host::{Host, Kept, ReadError};
-use crate::metrics::Sink;
+use crate::metrics::{Family, Sink};
 use crate::thresholds::Thresholds;
 
 /// The node's memory, every second.
@@ -26,7 +26,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake: never_woken,
     summary,
-    families: &[],
+    families: &FAMILIES,
     metrics,
     limits: &[],
     detect,
@@ -56,6 +56,12 @@ pub struct Reading {
     /// Why it could not be reckoned; `memory_available_low` is then off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubelet_available_missing: Option<String>,
+    /// `memory.available` as older kubelets reckon it on cgroup v2, which take MemTotal − MemFree for what is used
+    /// (libcontainer before 1.1.9 of August 2023). `None` on cgroup v1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubelet_available_older_bytes: Option<u64>,
+    /// The kubelet's hard eviction threshold. `None`: eviction on memory is off, or the threshold is not known.
+    pub eviction_bytes: Option<f64>,
     /// The counters of `/proc/vmstat` that are named in [`VMSTAT`]; a counter that this kernel lacks is not in here.
     pub vmstat: BTreeMap<&'static str, u64>,
 }
@@ -89,6 +95,34 @@ pub struct Meminfo {
     pub slab_reclaimable_bytes: Option<u64>,
     /// `SUnreclaim`: the kernel's own, which no eviction gives back.
     pub slab_unreclaimable_bytes: Option<u64>,
+    /// `Active(anon)`.
+    pub active_anon_bytes: Option<u64>,
+    /// `Inactive(anon)`.
+    pub inactive_anon_bytes: Option<u64>,
+    /// `Unevictable`: locked, or of a kind that is never reclaimed.
+    pub unevictable_bytes: Option<u64>,
+    /// `Slab`: both kinds.
+    pub slab_bytes: Option<u64>,
+    /// `KernelStack`: of all threads.
+    pub kernel_stack_bytes: Option<u64>,
+    /// `PageTables`.
+    pub page_tables_bytes: Option<u64>,
+    /// `Percpu`; leaked cgroups grow it (since 4.20).
+    pub percpu_bytes: Option<u64>,
+    /// `CommitLimit`: held against what is committed only with vm.overcommit_memory = 2.
+    pub commit_limit_bytes: Option<u64>,
+    /// `Committed_AS`: what was promised to all processes.
+    pub committed_bytes: Option<u64>,
+    /// `HardwareCorrupted`: taken away after a memory error.
+    pub hardware_corrupted_bytes: Option<u64>,
+    /// `Hugetlb`: set aside for huge pages of all sizes; nothing else can use it (since 4.18).
+    pub hugetlb_bytes: Option<u64>,
+    /// `HugePages_Total`: pages of the default size.
+    pub hugepages: Option<u64>,
+    /// `HugePages_Free`.
+    pub hugepages_free: Option<u64>,
+    /// `SwapCached`: swapped in, and still in swap too.
+    pub swap_cached_bytes: Option<u64>,
     /// `SwapTotal`; 0 is "no swap".
     pub swap_total_bytes: Option<u64>,
     /// `SwapFree`.
@@ -129,6 +163,11 @@ pub static VMSTAT: &[(&str, &str, &str)] = &[
         "nodewhy_vmstat_allocstall_movable_total",
         "Allocations that had to reclaim first: zone Movable.",
     ),
+    (
+        "pgscan_direct_throttle",
+        "nodewhy_vmstat_pgscan_direct_throttle_total",
+        "Times that an allocating task was made to wait for kswapd, as next to nothing was free.",
+    ),
     // Up to 5.8 there is one counter; from 5.9 on there are two.
     (
         "workingset_refault",
@@ -164,13 +203,21 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         parse::meminfo(source.meminfo.read()?).map_err(|what| ReadError::malformed("/proc/meminfo", what))?;
     let vmstat =
         parse::vmstat(source.vmstat.read()?).map_err(|what| ReadError::malformed("/proc/vmstat", what))?;
-    let (available, from, missing) = match available::usage(host) {
+    let (mut available, mut older, mut from, mut missing) = (None, None, None, None);
+    match available::usage(host) {
         Ok(usage) => {
-            (Some(meminfo.total_bytes.saturating_sub(usage.working_set_bytes())), Some(usage.from), None)
+            let left =
+                |usage: available::Usage| meminfo.total_bytes.saturating_sub(usage.working_set_bytes());
+            available = Some(left(usage));
+            older = usage.older(meminfo.total_bytes, meminfo.free_bytes).map(left);
+            from = Some(usage.from);
         }
-        Err(why) => (None, None, Some(why)),
-    };
+        Err(why) => missing = Some(why),
+    }
+    let limits = host.thresholds();
     Ok(Reading {
+        kubelet_available_older_bytes: older,
+        eviction_bytes: limits.and_then(|limits| limits.memory_available_bytes).map(|limit| limit.value),
         meminfo,
         kubelet_available_bytes: available,
         kubelet_available_from: from,
@@ -188,38 +235,119 @@ fn summary(reading: &Reading) -> String {
     }
 }
 
-fn metrics(reading: &Reading, sink: &mut Sink) {
-    let info = &reading.meminfo;
-    let gauges = [
-        ("nodewhy_memory_total_bytes", "MemTotal.", Some(info.total_bytes)),
-        ("nodewhy_memory_free_bytes", "MemFree.", Some(info.free_bytes)),
-        ("nodewhy_memory_available_bytes", "MemAvailable: the kernel's estimate.", info.available_bytes),
-        (
+/// A gauge, and the field of the reading that it is.
+type Gauge = (Family, fn(&Reading) -> Option<u64>);
+
+static GAUGES: &[Gauge] = &[
+    (Family::gauge("nodewhy_memory_total_bytes", "MemTotal."), |it| Some(it.meminfo.total_bytes)),
+    (Family::gauge("nodewhy_memory_free_bytes", "MemFree."), |it| Some(it.meminfo.free_bytes)),
+    (Family::gauge("nodewhy_memory_available_bytes", "MemAvailable: the kernel's estimate."), |it| {
+        it.meminfo.available_bytes
+    }),
+    (
+        Family::gauge(
             "nodewhy_memory_kubelet_available_bytes",
             "memory.available as the kubelet reckons it, by which it evicts.",
-            reading.kubelet_available_bytes,
         ),
-        ("nodewhy_memory_cached_bytes", "Cached: page cache and shared memory.", info.cached_bytes),
-        ("nodewhy_memory_active_file_bytes", "Active(file).", info.active_file_bytes),
-        ("nodewhy_memory_inactive_file_bytes", "Inactive(file).", info.inactive_file_bytes),
-        ("nodewhy_memory_anon_bytes", "AnonPages.", info.anon_bytes),
-        ("nodewhy_memory_shmem_bytes", "Shmem.", info.shmem_bytes),
-        ("nodewhy_memory_dirty_bytes", "Dirty.", info.dirty_bytes),
-        ("nodewhy_memory_writeback_bytes", "Writeback.", info.writeback_bytes),
-        ("nodewhy_memory_slab_unreclaimable_bytes", "SUnreclaim.", info.slab_unreclaimable_bytes),
-        ("nodewhy_memory_swap_total_bytes", "SwapTotal.", info.swap_total_bytes),
-        ("nodewhy_memory_swap_free_bytes", "SwapFree.", info.swap_free_bytes),
-    ];
-    for (name, help, value) in gauges {
-        if let Some(bytes) = value {
-            sink.gauge(name, help, bytes as f64);
-        }
+        |it| it.kubelet_available_bytes,
+    ),
+    (Family::gauge("nodewhy_memory_cached_bytes", "Cached: page cache and shared memory."), |it| {
+        it.meminfo.cached_bytes
+    }),
+    (Family::gauge("nodewhy_memory_active_file_bytes", "Active(file)."), |it| it.meminfo.active_file_bytes),
+    (Family::gauge("nodewhy_memory_inactive_file_bytes", "Inactive(file)."), |it| {
+        it.meminfo.inactive_file_bytes
+    }),
+    (Family::gauge("nodewhy_memory_anon_bytes", "AnonPages."), |it| it.meminfo.anon_bytes),
+    (Family::gauge("nodewhy_memory_shmem_bytes", "Shmem."), |it| it.meminfo.shmem_bytes),
+    (Family::gauge("nodewhy_memory_dirty_bytes", "Dirty."), |it| it.meminfo.dirty_bytes),
+    (Family::gauge("nodewhy_memory_writeback_bytes", "Writeback."), |it| it.meminfo.writeback_bytes),
+    (Family::gauge("nodewhy_memory_slab_unreclaimable_bytes", "SUnreclaim."), |it| {
+        it.meminfo.slab_unreclaimable_bytes
+    }),
+    (
+        Family::gauge(
+            "nodewhy_memory_slab_bytes",
+            "Slab: the kernel's own objects, reclaimable ones included.",
+        ),
+        |it| it.meminfo.slab_bytes,
+    ),
+    (Family::gauge("nodewhy_memory_slab_reclaimable_bytes", "SReclaimable."), |it| {
+        it.meminfo.slab_reclaimable_bytes
+    }),
+    (Family::gauge("nodewhy_memory_kernel_stack_bytes", "KernelStack: of all threads."), |it| {
+        it.meminfo.kernel_stack_bytes
+    }),
+    (Family::gauge("nodewhy_memory_page_tables_bytes", "PageTables."), |it| it.meminfo.page_tables_bytes),
+    (Family::gauge("nodewhy_memory_percpu_bytes", "Percpu; leaked cgroups grow it."), |it| {
+        it.meminfo.percpu_bytes
+    }),
+    (Family::gauge("nodewhy_memory_unevictable_bytes", "Unevictable."), |it| it.meminfo.unevictable_bytes),
+    (
+        Family::gauge("nodewhy_memory_committed_bytes", "Committed_AS: what was promised to all processes."),
+        |it| it.meminfo.committed_bytes,
+    ),
+    (Family::gauge("nodewhy_memory_commit_limit_bytes", "CommitLimit."), |it| it.meminfo.commit_limit_bytes),
+    (
+        Family::gauge(
+            "nodewhy_memory_hugetlb_bytes",
+            "Hugetlb: set aside for huge pages; nothing else can use it.",
+        ),
+        |it| it.meminfo.hugetlb_bytes,
+    ),
+    (Family::gauge("nodewhy_memory_hugepages", "HugePages_Total: pages of the default size."), |it| {
+        it.meminfo.hugepages
+    }),
+    (Family::gauge("nodewhy_memory_hugepages_free", "HugePages_Free."), |it| it.meminfo.hugepages_free),
+    (
+        Family::gauge("nodewhy_memory_hardware_corrupted_bytes", "HardwareCorrupted: lost to memory errors."),
+        |it| it.meminfo.hardware_corrupted_bytes,
+    ),
+    (Family::gauge("nodewhy_memory_swap_total_bytes", "SwapTotal."), |it| it.meminfo.swap_total_bytes),
+    (Family::gauge("nodewhy_memory_swap_free_bytes", "SwapFree."), |it| it.meminfo.swap_free_bytes),
+];
+
+/// Those of [`VMSTAT`], in its order.
+static COUNTERS: [Family; VMSTAT.len()] = {
+    let mut families = [const { Family::counter("", "") }; VMSTAT.len()];
+    let mut at = 0;
+    while at < VMSTAT.len() {
+        families[at] = Family::counter(VMSTAT[at].1, VMSTAT[at].2);
+        at += 1;
     }
-    for (field, metric, help) in VMSTAT {
-        if let Some(count) = reading.vmstat.get(field) {
-            sink.counter(metric, help, *count as f64);
-        }
+    families
+};
+
+static EVICTION: Family = Family::gauge(
+    "nodewhy_memory_eviction_threshold_bytes",
+    "The kubelet's hard eviction threshold for memory.available. Left out where it is off or not known.",
+);
+static EVICTION_DISTANCE: Family = Family::gauge(
+    "nodewhy_memory_eviction_distance_bytes",
+    "memory.available above the kubelet's hard eviction threshold; below 0 it evicts.",
+);
+
+static FAMILIES: [&Family; GAUGES.len() + VMSTAT.len() + 2] = {
+    let mut families = [&EVICTION; GAUGES.len() + VMSTAT.len() + 2];
+    families[GAUGES.len() + VMSTAT.len() + 1] = &EVICTION_DISTANCE;
+    let mut at = 0;
+    while at < GAUGES.len() + VMSTAT.len() {
+        families[at] = if at < GAUGES.len() { &GAUGES[at].0 } else { &COUNTERS[at - GAUGES.len()] };
+        at += 1;
     }
+    families
+};
+
+fn metrics(reading: &Reading, sink: &mut Sink) {
+    for (family, field) in GAUGES {
+        sink.put_some(family, &[], field(reading).map(|bytes| bytes as f64));
+    }
+    for (family, (field, ..)) in COUNTERS.iter().zip(VMSTAT) {
+        sink.put_some(family, &[], reading.vmstat.get(field).map(|count| *count as f64));
+    }
+    sink.put_some(&EVICTION, &[], reading.eviction_bytes);
+    let distance = reading.kubelet_available_bytes.zip(reading.eviction_bytes);
+    sink.put_some(&EVICTION_DISTANCE, &[], distance.map(|(available, limit)| available as f64 - limit));
 }
 
 fn detect(pair: Pair<'_, Reading>, thresholds: &Thresholds, noticed: &mut Noticed) {
@@ -245,6 +373,7 @@ fn detect(pair: Pair<'_, Reading>, thresholds: &Thresholds, noticed: &mut Notice
     for (what, bytes) in [
         ("MemAvailable", pair.now.meminfo.available_bytes),
         ("Active(file)", pair.now.meminfo.active_file_bytes),
+        ("memory.available of an older kubelet", pair.now.kubelet_available_older_bytes),
     ] {
         if let Some(bytes) = bytes {
             let text = format!("{what} {:.1} MiB", mib(bytes as f64));

@@ -12,7 +12,6 @@ mod pattern;
 mod record;
 mod report;
 mod snapshot;
-mod storm;
 mod time;
 mod way;
 
@@ -34,7 +33,7 @@ use self::way::Way;
 use crate::collector::{Abnormal, Collector, Happening, Noticed, Pair};
 use crate::host::kmsg::{self, KMSG};
 use crate::host::{Host, ReadError};
-use crate::metrics::Sink;
+use crate::metrics::{Family, Sink};
 use crate::thresholds::Thresholds;
 use crate::whose::role_name;
 
@@ -48,7 +47,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake,
     summary,
-    families: &[],
+    families: &[&RECORDS, &LOST, &LOSSES_OF_UNKNOWN_SIZE, &MALFORMED, &DROPPED, &KILLS, &MESSAGES],
     metrics,
     limits: &[],
     detect,
@@ -196,39 +195,47 @@ fn summary(reading: &Reading) -> String {
     format!("{} followed, {killed} in it{lost}{unknown}", reading.way)
 }
 
+static RECORDS: Family = Family::counter("nodewhy_kmsg_records_total", "Records read from the kernel log.");
+static LOST: Family = Family::counter(
+    "nodewhy_kmsg_lost_total",
+    "Records of the kernel log that were overwritten before they could be read.",
+);
+static LOSSES_OF_UNKNOWN_SIZE: Family = Family::counter(
+    "nodewhy_kmsg_losses_of_unknown_size_total",
+    "How often lines of the kernel log may have been lost and nobody knows how many: read by syslog(2), overwritten or cleared in between.",
+);
+static MALFORMED: Family = Family::counter(
+    "nodewhy_kmsg_malformed_total",
+    "Records of the kernel log that could not be understood.",
+);
+static DROPPED: Family = Family::counter(
+    "nodewhy_kmsg_dropped_total",
+    "Kernel lines that matter and that no event stands for, because they came in a storm.",
+);
+static KILLS: Family = Family::counter(
+    "nodewhy_oom_kills_total",
+    "OOM kills since the kernel log's oldest record, by whose memory ran out and what was killed.",
+)
+.by(&["scope", "role"]);
+static MESSAGES: Family = Family::counter(
+    "nodewhy_kernel_messages_total",
+    "Kernel lines that matter since the kernel log's oldest record, by pattern.",
+)
+.by(&["pattern"]);
+
 #[expect(clippy::cast_precision_loss, reason = "no counter of lines reaches 2^53")]
 fn metrics(reading: &Reading, sink: &mut Sink) {
-    let mut counter = |name, help, value: u64| sink.counter(name, help, value as f64);
-    counter("nodewhy_kmsg_records_total", "Records read from the kernel log.", reading.records_total);
+    sink.put(&RECORDS, &[], reading.records_total as f64);
     // Unknown is no zero: by syslog(2) there is none.
-    if let Some(lost) = reading.lost_total {
-        let help = "Records of the kernel log that were overwritten before they could be read.";
-        counter("nodewhy_kmsg_lost_total", help, lost);
-    }
-    counter(
-        "nodewhy_kmsg_losses_of_unknown_size_total",
-        "How often lines of the kernel log may have been lost and nobody knows how many: read by syslog(2), overwritten or cleared in between.",
-        reading.losses_of_unknown_size_total,
-    );
-    counter(
-        "nodewhy_kmsg_malformed_total",
-        "Records of the kernel log that could not be understood.",
-        reading.malformed_total,
-    );
-    counter(
-        "nodewhy_kmsg_dropped_total",
-        "Kernel lines that matter and that no event stands for, because they came in a storm.",
-        reading.dropped_total,
-    );
+    sink.put_some(&LOST, &[], reading.lost_total.map(|lost| lost as f64));
+    sink.put(&LOSSES_OF_UNKNOWN_SIZE, &[], reading.losses_of_unknown_size_total as f64);
+    sink.put(&MALFORMED, &[], reading.malformed_total as f64);
+    sink.put(&DROPPED, &[], reading.dropped_total as f64);
     for KillCount { scope, role, count } in &reading.kills {
-        let labels = [("scope", scope_name(*scope)), ("role", role_name(*role))];
-        let help =
-            "OOM kills since the kernel log's oldest record, by whose memory ran out and what was killed.";
-        sink.counter_with("nodewhy_oom_kills_total", help, &labels, *count as f64);
+        sink.put(&KILLS, &[scope_name(*scope), role_name(*role)], *count as f64);
     }
     for (pattern, count) in &reading.messages {
-        let help = "Kernel lines that matter since the kernel log's oldest record, by pattern.";
-        sink.counter_with("nodewhy_kernel_messages_total", help, &[("pattern", pattern)], *count as f64);
+        sink.put(&MESSAGES, &[pattern], *count as f64);
     }
 }
 

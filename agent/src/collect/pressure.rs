@@ -3,9 +3,14 @@
 //! `some` is the share of time in which at least one task waited for the resource, `full` the share in which all
 //! tasks that had something to do did. A kernel without PSI, or with it switched off, is `Absent` with the reason and
 //! the way to switch it on; it is never a pressure of zero.
+//!
+//! The pressure of single cgroups (kubepods, each QoS class, each pod, the kubelet's, the runtime's, system.slice) is read
+//! by [`super::cgroups`], which walks their tree anyhow; a pod's throttled time stands beside it there.
 
 mod off;
 mod parse;
+
+pub(crate) use parse::{Wanted, stalls};
 
 use std::time::Duration;
 
@@ -14,7 +19,7 @@ use serde::Serialize;
 
 use crate::collector::{Abnormal, Collector, Noticed, Pair, never_woken};
 use crate::host::{Host, Kept, ReadError};
-use crate::metrics::Sink;
+use crate::metrics::{Family, Sink};
 use crate::thresholds::{Heuristic, Thresholds};
 
 /// Pressure of the whole node, every second.
@@ -27,7 +32,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake: never_woken,
     summary,
-    families: &[],
+    families: &[&STALLED, &RATIO],
     metrics,
     limits: &[&MEMORY_FULL, &CPU_SOME, &IO_FULL],
     detect,
@@ -119,6 +124,17 @@ fn summary(reading: &Reading) -> String {
     format!("some avg10: {cpu}, {memory}, {io}")
 }
 
+static STALLED: Family = Family::counter(
+    "nodewhy_pressure_stalled_seconds_total",
+    "Time in which some or all tasks waited for the resource.",
+)
+.by(&["resource", "kind"]);
+static RATIO: Family = Family::gauge(
+    "nodewhy_pressure_ratio",
+    "The kernel's decaying average of the share of time in which tasks waited for the resource.",
+)
+.by(&["resource", "kind", "window"]);
+
 fn metrics(reading: &Reading, sink: &mut Sink) {
     let none = Stalls { some: None, full: None };
     // `full` of the CPU is no measurement of the whole node (see `Reading::cpu`): a zero here would be a false one.
@@ -128,19 +144,9 @@ fn metrics(reading: &Reading, sink: &mut Sink) {
     {
         for (kind, stall) in [("some", stalls.some), ("full", stalls.full)] {
             let Some(stall) = stall else { continue };
-            sink.counter_with(
-                "nodewhy_pressure_stalled_seconds_total",
-                "Time in which some or all tasks waited for the resource.",
-                &[("resource", resource), ("kind", kind)],
-                stall.total_seconds,
-            );
+            sink.put(&STALLED, &[resource, kind], stall.total_seconds);
             for (window, percent) in [("10s", stall.avg10), ("60s", stall.avg60), ("300s", stall.avg300)] {
-                sink.gauge_with(
-                    "nodewhy_pressure_ratio",
-                    "The kernel's decaying average of the share of time in which tasks waited for the resource.",
-                    &[("resource", resource), ("kind", kind), ("window", window)],
-                    percent / 100.0,
-                );
+                sink.put(&RATIO, &[resource, kind, window], percent / 100.0);
             }
         }
     }

@@ -21,12 +21,12 @@ use self::asking::{Asking, Board, Link};
 use self::detect::detect;
 use self::endpoint::Endpoint;
 pub(crate) use self::endpoint::is_dockers;
-use self::reading::{Call, Connect, RelistCall, RuntimeCondition, StatusSaid, VersionCall};
+use self::reading::{Call, Connect, Inspection, RelistCall, RuntimeCondition, StatusSaid, VersionCall};
 use crate::collector::Collector;
 use crate::cri::CallError;
 use crate::host::process::Process;
 use crate::host::{FileStat, Host, ReadError};
-use crate::metrics::Sink;
+use crate::metrics::{Family, Sink};
 
 /// The container runtime. The calls are made on a thread of their own: a read collects what they came to.
 pub static COLLECTOR: Collector<Source, Reading> = Collector {
@@ -38,7 +38,7 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake,
     summary,
-    families: &[],
+    families: FAMILIES,
     metrics,
     limits: &[&detect::HUNG, &detect::SLOW],
     detect,
@@ -107,6 +107,14 @@ pub struct Reading {
     pub status: Call,
     /// Our own relist.
     pub relist: RelistCall,
+    /// Single sandboxes and containers.
+    pub inspection: Inspection,
+    /// `systemd`, `cgroupfs`, where the runtime tells (RuntimeConfig).
+    pub cgroup_driver: Option<&'static str>,
+    /// How many images there are.
+    pub images: Option<u64>,
+    /// Their sizes' sum; layers that images share are counted in each.
+    pub images_bytes: Option<u64>,
     /// The conditions of the newest good `Status`; `None` where the newest has failed.
     pub conditions: Option<Vec<RuntimeCondition>>,
     /// containerd's `lastCNILoadStatus`: `OK`, or why it has no CNI configuration.
@@ -141,6 +149,14 @@ impl Reading {
             .filter_map(|(name, call)| Some((name, call.unanswered_seconds?, call)))
             .max_by(|one, other| one.1.total_cmp(&other.1))
     }
+}
+
+/// Where the socket is, and which rule found it.
+///
+/// # Errors
+/// There is none, or it is not to be asked.
+pub(crate) fn endpoint_told(host: &Host) -> Result<(std::path::PathBuf, String), ReadError> {
+    endpoint::find(host).map(|endpoint| (endpoint.socket, endpoint.found_by))
 }
 
 fn open(host: &Host) -> Result<Source, ReadError> {
@@ -196,6 +212,7 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     }
     // Under socket activation systemd called `listen`: its state says nothing of the runtime's.
     .filter(|process| !(process.pid == 1 || process.name == "systemd" || process.name == "init"));
+    host.learn_runtime_process(process.clone().or_else(|| source.process.clone()));
     let said = StatusSaid::of(&board.status).unwrap_or(StatusSaid::NOTHING);
     let serves_pods = source.endpoint.expected_because.is_some() || !is_dockers(host);
     Ok(Reading {
@@ -209,6 +226,10 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         version: VersionCall::of(&board.version, now),
         status: Call::of(&board.status, now),
         relist: RelistCall::of(&board.relist, &board.list_pod_sandbox, &board.list_containers, now),
+        inspection: Inspection::of(&board.inspected, now),
+        cgroup_driver: board.inspected.cgroup_driver,
+        images: board.inspected.images.map(|(count, _)| count),
+        images_bytes: board.inspected.images.map(|(_, bytes)| bytes),
         conditions: said.conditions,
         last_cni_load_status: said.last_cni_load_status,
         cni_conf_dir: said.cni_conf_dir,
@@ -337,6 +358,42 @@ fn refuse(source: &Source, board: &Board) -> Result<(), ReadError> {
     Ok(())
 }
 
+static STATUS_SLOWEST: Family = Family::gauge(
+    "nodewhy_runtime_status_slowest_seconds",
+    "The slowest status of a single sandbox or container in the newest round over all of them.",
+);
+static STATUS_ROUND: Family = Family::gauge(
+    "nodewhy_runtime_status_round_seconds",
+    "How long it took to ask for the status of all sandboxes and containers, one by one.",
+);
+static STATUS_SLOW: Family = Family::gauge(
+    "nodewhy_runtime_status_slow",
+    "Sandboxes and containers that took a second or more for their status, or gave none, when asked last; at most ten are known.",
+);
+static STATUS_PENDING: Family = Family::gauge(
+    "nodewhy_runtime_status_pending_seconds",
+    "The age of the status call in flight for a single sandbox or container; absent while none is.",
+);
+static IMAGES: Family = Family::gauge("nodewhy_runtime_images", "Images that the runtime has.");
+static IMAGES_BYTES: Family = Family::gauge(
+    "nodewhy_runtime_images_bytes",
+    "The sum of the images' sizes; layers that images share are counted in each.",
+);
+static FAMILIES: &[&Family] = &[
+    &UP,
+    &CALL,
+    &CALL_PENDING,
+    &CONDITION,
+    &SANDBOXES,
+    &CONTAINERS,
+    &STATUS_SLOWEST,
+    &STATUS_ROUND,
+    &STATUS_SLOW,
+    &STATUS_PENDING,
+    &IMAGES,
+    &IMAGES_BYTES,
+];
+
 /// A call this old, in seconds, is taken for hung in `nodewhy_runtime_up`. The finding has its own threshold.
 const UP_UNANSWERED_SECONDS: f64 = 10.0;
 
@@ -356,7 +413,34 @@ fn summary(reading: &Reading) -> String {
     }
 }
 
+static UP: Family = Family::gauge("nodewhy_runtime_up", "Whether the container runtime answers CRI calls.");
+static CALL: Family =
+    Family::gauge("nodewhy_runtime_call_seconds", "How long the newest answer to this CRI call took.")
+        .by(&["call"]);
+static CALL_PENDING: Family = Family::gauge(
+    "nodewhy_runtime_call_pending_seconds",
+    "The age of the CRI call in flight; absent while none is.",
+)
+.by(&["call"]);
+static CONDITION: Family =
+    Family::gauge("nodewhy_runtime_condition", "A condition of the runtime's own, by its newest Status.")
+        .by(&["type"]);
+static SANDBOXES: Family =
+    Family::gauge("nodewhy_runtime_sandboxes", "Pod sandboxes by state, of the newest relist.")
+        .by(&["state"]);
+static CONTAINERS: Family =
+    Family::gauge("nodewhy_runtime_containers", "Containers by state, of the newest relist.").by(&["state"]);
+
 fn metrics(reading: &Reading, sink: &mut Sink) {
+    let inspection = &reading.inspection;
+    sink.put_some(&STATUS_SLOWEST, &[], inspection.slowest_seconds);
+    sink.put_some(&STATUS_ROUND, &[], inspection.round_seconds);
+    if inspection.round_at.is_some() {
+        sink.put(&STATUS_SLOW, &[], inspection.slow.len() as f64);
+    }
+    sink.put_some(&STATUS_PENDING, &[], inspection.running.as_ref().map(|running| running.seconds));
+    sink.put_some(&IMAGES, &[], reading.images.map(|count| count as f64));
+    sink.put_some(&IMAGES_BYTES, &[], reading.images_bytes.map(|bytes| bytes as f64));
     let unanswered = reading.oldest_unanswered().map(|(_, seconds, _)| seconds);
     let is_up = match reading.connect.state {
         "connected" if unanswered.is_some_and(|seconds| seconds >= UP_UNANSWERED_SECONDS) => Some(false),
@@ -365,10 +449,7 @@ fn metrics(reading: &Reading, sink: &mut Sink) {
         "missing" | "refused" | "backlog_full" => Some(false),
         _ => None,
     };
-    if let Some(is_up) = is_up {
-        let help = "Whether the container runtime answers CRI calls.";
-        sink.gauge("nodewhy_runtime_up", help, f64::from(u8::from(is_up)));
-    }
+    sink.put_some(&UP, &[], is_up.map(|is_up| f64::from(u8::from(is_up))));
     let calls = [
         ("Version", &reading.version.call),
         ("Status", &reading.status),
@@ -377,38 +458,19 @@ fn metrics(reading: &Reading, sink: &mut Sink) {
         ("relist", &reading.relist.call),
     ];
     for (name, call) in calls {
-        if let Some(seconds) = call.took_seconds {
-            let help = "How long the newest answer to this CRI call took.";
-            sink.gauge_with("nodewhy_runtime_call_seconds", help, &[("call", name)], seconds);
-        }
-        if let Some(seconds) = call.pending_seconds {
-            let help = "The age of the CRI call in flight; absent while none is.";
-            sink.gauge_with("nodewhy_runtime_call_pending_seconds", help, &[("call", name)], seconds);
-        }
+        sink.put_some(&CALL, &[name], call.took_seconds);
+        sink.put_some(&CALL_PENDING, &[name], call.pending_seconds);
     }
     for kind in ["RuntimeReady", "NetworkReady"] {
-        if let Some(condition) = reading.condition(kind) {
-            let help = "A condition of the runtime's own, by its newest Status.";
-            let value = f64::from(u8::from(condition.status));
-            sink.gauge_with("nodewhy_runtime_condition", help, &[("type", kind)], value);
-        }
+        let status = reading.condition(kind).map(|condition| f64::from(u8::from(condition.status)));
+        sink.put_some(&CONDITION, &[kind], status);
     }
-    let counts = [
-        (
-            "nodewhy_runtime_sandboxes",
-            "Pod sandboxes by state, of the newest relist.",
-            &reading.relist.sandboxes,
-        ),
-        (
-            "nodewhy_runtime_containers",
-            "Containers by state, of the newest relist.",
-            &reading.relist.containers,
-        ),
-    ];
-    for (name, help, counts) in counts {
+    for (family, counts) in
+        [(&SANDBOXES, &reading.relist.sandboxes), (&CONTAINERS, &reading.relist.containers)]
+    {
         for (state, count) in counts.iter().flatten() {
             // Exact up to 2^53 containers.
-            sink.gauge_with(name, help, &[("state", state)], *count as f64);
+            sink.put(family, &[state], *count as f64);
         }
     }
 }

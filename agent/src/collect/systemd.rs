@@ -15,7 +15,7 @@ use serde::Serialize;
 use self::asking::{Asking, Board};
 pub use self::asking::{Known, UnitState};
 use crate::collector::{Collector, never_woken};
-use crate::host::apart::Apart;
+use crate::host::bounded::Bounded;
 use crate::host::process::Process;
 use crate::host::{Host, ReadError};
 use crate::metrics::{Family, Sink};
@@ -50,7 +50,7 @@ pub struct Source {
     asking: Asking,
     cpu: VecDeque<(Duration, f64)>,
     units: BTreeSet<String>,
-    apart: Apart,
+    apart: Bounded,
     mounts: Option<u64>,
     mounts_read: Option<Duration>,
 }
@@ -107,7 +107,7 @@ fn open(host: &Host) -> Result<Source, ReadError> {
     is_systemd(host)?;
     let asking = Asking::start(host)
         .map_err(|error| ReadError::Other(format!("cannot start the thread that asks systemd: {error}")))?;
-    let mut apart = Apart::new("mounts");
+    let mut apart = Bounded::new("mounts");
     apart.start()?;
     let (cpu, units) = (VecDeque::new(), BTreeSet::new());
     Ok(Source { asking, cpu, units, apart, mounts: None, mounts_read: None })

@@ -30,7 +30,7 @@ pub use self::limits::{Files, Limits};
 pub use self::parse::{Cpu, Load, Stat};
 pub use self::reading::{BlockedSummary, Parent, Reading, Shares, Sweep, Swept, Zombies};
 use crate::collector::{Ask, Collector, Page, never_woken};
-use crate::host::apart::Apart;
+use crate::host::bounded::Bounded;
 use crate::host::{Host, Kept, ReadError};
 
 /// Load, tasks in D, calls that hang, every second.
@@ -110,13 +110,13 @@ pub struct Source {
     sweep_error: Option<String>,
     /// The newest look's shims, and which of them is looked at next.
     known_shims: (Vec<look::Kept>, usize),
-    apart: Apart,
+    apart: Bounded,
     /// The names in the node's folders of network plugins, and when they were read.
     plugins: (Vec<String>, Option<Duration>),
 }
 
 fn open(host: &Host) -> Result<Source, ReadError> {
-    let mut apart = Apart::new("tasks");
+    let mut apart = Bounded::new("tasks");
     apart.start()?;
     Ok(Source {
         load: host.keep("/proc/loadavg")?,

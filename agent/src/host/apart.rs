@@ -1,98 +1,100 @@
-//! Reads that may hang, on a thread of their own: made once, one read in flight. Whoever asks waits for a limited time.
-
-use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::ReadError;
 
-/// Such a read needs little.
 const STACK_BYTES: usize = 256 * 1024;
 
-type Job = Box<dyn FnOnce() + Send>;
+type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
-/// The thread. It ends when this is dropped, or when the read that hangs does.
+/// One thread, made once, for what may hang: a connection, a lock of the kernel's. One job is in flight at a time; its
+/// result waits until it is taken. Dropped, the thread ends after the job that it is in.
 #[derive(Debug)]
-pub struct Apart {
-    name: &'static str,
-    jobs: Option<mpsc::Sender<Job>>,
-    /// Ends when the read does that was given last.
-    flight: Option<mpsc::Receiver<()>>,
+pub struct Apart<T> {
+    jobs: Sender<Job<T>>,
+    results: Receiver<T>,
+    /// Readable when a result waits.
+    news: Arc<EventFd>,
+    /// When the job in flight was given.
+    began: Option<Duration>,
 }
 
-impl Apart {
-    /// No thread yet: the first read starts it.
-    pub fn new(name: &'static str) -> Apart {
-        Apart { name, jobs: None, flight: None }
-    }
-
-    /// Starts the thread now: a node whose process ids are used up gives none later.
+impl<T: Send + 'static> Apart<T> {
+    /// Starts the thread under this name (15 bytes at most are shown).
     ///
     /// # Errors
-    /// The kernel gives no thread.
-    pub fn start(&mut self) -> Result<(), ReadError> {
-        self.give(Box::new(|| {}))
+    /// The kernel gives no thread or no event descriptor.
+    pub fn start(name: &str) -> Result<Apart<T>, ReadError> {
+        let failed = |error| ReadError::Other(format!("cannot start the thread {name}: {error}"));
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let news = EventFd::from_value_and_flags(0, flags).map_err(|errno| failed(errno.into()))?;
+        let news = Arc::new(news);
+        let (jobs, given) = mpsc::channel::<Job<T>>();
+        let (done, results) = mpsc::channel();
+        let told = news.clone();
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                for job in given {
+                    if done.send(job()).is_err() {
+                        return;
+                    }
+                    // It fails only when the counter is full: then it is readable already.
+                    told.write(1).ok();
+                }
+            })
+            .map_err(failed)?;
+        Ok(Apart { jobs, results, news, began: None })
     }
 
-    /// Whether an earlier read hangs still.
-    pub fn is_hanging(&mut self) -> bool {
-        let hangs =
-            self.flight.as_ref().is_some_and(|flight| matches!(flight.try_recv(), Err(TryRecvError::Empty)));
-        if !hangs {
-            self.flight = None;
+    /// Gives it a job, unless one is in flight: whether it was given. `now` is time since boot.
+    pub fn begin(&mut self, now: Duration, job: impl FnOnce() -> T + Send + 'static) -> bool {
+        if self.began.is_some() || self.jobs.send(Box::new(job)).is_err() {
+            return false;
         }
-        hangs
+        self.began = Some(now);
+        true
     }
 
-    /// Runs this there and waits for `limit` at most. What has not ended by then goes on, and its result is lost.
+    /// When the job in flight was given, in time since boot.
+    pub fn began(&self) -> Option<Duration> {
+        self.began
+    }
+
+    /// The result, once it is there; waits for `limit` at most.
     ///
     /// # Errors
-    /// The time was up, an earlier read hangs still, or the kernel gives no thread.
-    pub fn run<T: Send + 'static>(
-        &mut self,
-        limit: Duration,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, ReadError> {
-        if self.is_hanging() {
-            return Err(ReadError::Other(format!("an earlier read of `{}` hangs still", self.name)));
+    /// The thread is gone: a job panicked. Start another one.
+    pub fn take(&mut self, limit: Duration) -> Result<Option<T>, ReadError> {
+        if self.began.is_none() {
+            return Ok(None);
         }
-        let (answer, answered) = mpsc::channel();
-        let (end, ended) = mpsc::channel::<()>();
-        let job: Job = Box::new(move || {
-            let result = work();
-            // Before the answer, or whoever asks again at once would take this one for hanging.
-            drop(end);
-            // Nobody listens any more when the time was up.
-            answer.send(result).ok();
-        });
-        self.give(job)?;
-        self.flight = Some(ended);
-        match answered.recv_timeout(limit) {
-            Ok(result) => Ok(result),
+        match self.results.recv_timeout(limit) {
+            Ok(result) => {
+                // Nobody else reads it; EAGAIN means that the wake is still to come, and will find nothing.
+                self.news.read().ok();
+                self.began = None;
+                Ok(Some(result))
+            }
             Err(RecvTimeoutError::Timeout) => {
-                Err(ReadError::Other(format!("a read of `{}` has no end after {limit:?}", self.name)))
+                self.news.read().ok();
+                Ok(None)
             }
             Err(RecvTimeoutError::Disconnected) => {
-                self.jobs = None;
-                Err(ReadError::Other(format!("the thread `{}` has ended", self.name)))
+                Err(ReadError::Other("a thread of the agent's ended in the middle of its work".to_owned()))
             }
         }
     }
+}
 
-    fn give(&mut self, job: Job) -> Result<(), ReadError> {
-        let failed = |what: String| ReadError::Other(format!("cannot start the thread `{what}`"));
-        let jobs = match &self.jobs {
-            Some(jobs) => jobs.clone(),
-            None => {
-                let (jobs, given) = mpsc::channel::<Job>();
-                std::thread::Builder::new()
-                    .name(self.name.to_owned())
-                    .stack_size(STACK_BYTES)
-                    .spawn(move || given.iter().for_each(|job| job()))
-                    .map_err(|error| failed(format!("{}`: `{error}", self.name)))?;
-                self.jobs.insert(jobs).clone()
-            }
-        };
-        jobs.send(job).map_err(|_| failed(self.name.to_owned()))
+impl<T> AsFd for Apart<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.news.as_fd()
     }
 }
 
@@ -101,17 +103,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_hangs_is_waited_for_once_and_what_follows_is_refused_until_it_ends() {
-        let mut apart = Apart::new("test");
-        assert_eq!(apart.run(Duration::from_secs(5), || 1).unwrap(), 1);
-        let (release, released) = mpsc::channel::<()>();
-        let hung = apart.run(Duration::from_millis(20), move || released.recv().is_ok());
-        assert!(hung.unwrap_err().to_string().contains("has no end"));
-        assert!(apart.run(Duration::from_secs(5), || 2).unwrap_err().to_string().contains("hangs still"));
-        release.send(()).unwrap();
-        while apart.is_hanging() {
-            std::thread::yield_now();
-        }
-        assert_eq!(apart.run(Duration::from_secs(5), || 3).unwrap(), 3);
+    fn one_job_at_a_time_and_its_result_is_waited_for_no_longer_than_the_limit() {
+        let mut apart = Apart::start("test").unwrap();
+        let (go, gone) = mpsc::channel::<()>();
+        assert!(apart.begin(Duration::from_secs(1), move || gone.recv().is_err()));
+        assert!(!apart.begin(Duration::from_secs(2), || false));
+        assert_eq!(apart.take(Duration::from_millis(10)).unwrap(), None);
+        assert_eq!(apart.began(), Some(Duration::from_secs(1)));
+        drop(go);
+        assert_eq!(apart.take(Duration::from_secs(10)).unwrap(), Some(true));
+        assert_eq!(apart.began(), None);
+        assert!(apart.begin(Duration::from_secs(3), || false));
+    }
+
+    #[test]
+    fn a_thread_that_is_gone_is_told() {
+        let mut apart = Apart::<()>::start("test").unwrap();
+        apart.begin(Duration::ZERO, || std::panic::resume_unwind(Box::new("made by the test")));
+        assert!(apart.take(Duration::from_secs(10)).is_err());
     }
 }

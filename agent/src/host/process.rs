@@ -282,7 +282,7 @@ fn of(pid: u32, file: &str) -> PathBuf {
 
 /// A process that ended between listing and reading is gone, which is no failure: the open says ENOENT, the read of a
 /// file that was already open says ESRCH.
-fn unless_gone(read: Result<Vec<u8>, ReadError>) -> Result<Option<Vec<u8>>, ReadError> {
+pub(super) fn unless_gone(read: Result<Vec<u8>, ReadError>) -> Result<Option<Vec<u8>>, ReadError> {
     match read {
         Ok(bytes) => Ok(Some(bytes)),
         Err(ReadError::NotFound { .. }) => Ok(None),

@@ -10,9 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nodewhy_proto::Origin;
 use serde::Deserialize;
 
+use super::eviction::EvictionHard;
 use crate::collect::kubelet::find;
 use crate::host::{Host, KubeletPlaces, ReadError};
 
@@ -24,12 +24,12 @@ const CMDLINE_LIMIT: Duration = Duration::from_secs(2);
 /// Where newer k3s has its kubelet's drop-ins; no command line says so.
 const K3S_DROP_INS: &str = "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d";
 
-const SIGNAL: &str = "memory.available";
-
 /// What was read.
 #[derive(Debug)]
 pub(super) struct Config {
-    pub(super) memory_available: MemoryAvailable,
+    pub(super) eviction_hard: EvictionHard,
+    /// The other limits; `None`: no kubelet here.
+    pub(super) others: Option<Others>,
     /// `None`: no process of it is seen.
     pub(super) places: Option<KubeletPlaces>,
     /// Whether its flags and files were read, or none are known.
@@ -37,15 +37,13 @@ pub(super) struct Config {
     pub(super) notes: Vec<String>,
 }
 
-/// The hard eviction threshold.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum MemoryAvailable {
-    /// Nobody set it.
-    Default,
-    /// It is set, to this amount.
-    Set { text: String, origin: Origin },
-    /// Eviction on memory is off.
-    Off { why: String },
+/// Limits that are no eviction; `None`: nobody set it. By flag or file alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Others {
+    pub(super) image_gc_high_percent: Option<f64>,
+    /// Below 1: no limit.
+    pub(super) pod_pids_limit: Option<f64>,
+    pub(super) max_pods: Option<f64>,
 }
 
 /// What matters of `KubeletConfiguration`.
@@ -57,6 +55,12 @@ struct File {
     merge_default_eviction_settings: Option<bool>,
     healthz_port: Option<u16>,
     healthz_bind_address: Option<String>,
+    port: Option<u16>,
+    address: Option<String>,
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    image_gc_high_threshold_percent: Option<i32>,
+    pod_pids_limit: Option<i64>,
+    max_pods: Option<i32>,
 }
 
 /// What matters of the command line; the last of a repeated flag counts.
@@ -69,6 +73,11 @@ struct Flags {
     args_file: Option<String>,
     healthz_port: Option<String>,
     healthz_bind_address: Option<String>,
+    port: Option<String>,
+    address: Option<String>,
+    image_gc_high_threshold: Option<String>,
+    pod_max_pids: Option<String>,
+    max_pods: Option<String>,
 }
 
 pub(super) fn read(host: &Host) -> Config {
@@ -110,19 +119,43 @@ pub(super) fn read(host: &Host) -> Config {
     is_whole &= notes.len() == known;
     // A relative root is relative to a folder that is not known here.
     let root = flags.root_dir.as_deref().map(PathBuf::from).filter(|root| root.is_absolute());
-    let places = Some(KubeletPlaces { root, healthz: healthz(&flags, &file) });
-    let memory_available = match (&flags.eviction_hard, &file.eviction_hard) {
-        (Some(flag), _) => from_flag(flag),
-        (None, Some(map)) => from_map(map, file.merge_default_eviction_settings == Some(true)),
-        // k3s gives its kubelet `imagefs.available<5%,nodefs.available<5%`, and shows it in no command line.
-        (None, None) if k3s => MemoryAvailable::Off {
-            why: "k3s sets eviction-hard without memory.available by default (kubelet-arg in \
-                  /etc/rancher/k3s/config.yaml is not read)"
-                .to_owned(),
-        },
-        (None, None) => MemoryAvailable::Default,
+    let places = Some(KubeletPlaces { root, healthz: healthz(&flags, &file), api: api(&flags, &file) });
+    let others = Some(others(&flags, &file, &mut notes));
+    let eviction_hard = match (flags.eviction_hard, file.eviction_hard) {
+        (Some(flag), _) => EvictionHard::Flag(flag),
+        (None, Some(signals)) => {
+            EvictionHard::Map { signals, merges_defaults: file.merge_default_eviction_settings == Some(true) }
+        }
+        (None, None) if k3s => EvictionHard::K3s,
+        (None, None) => EvictionHard::Default,
     };
-    Config { memory_available, places, is_whole, notes }
+    Config { eviction_hard, others, places, is_whole, notes }
+}
+
+/// A flag goes before the file. One that is no number is said; the kubelet does not start with it.
+fn others(flags: &Flags, file: &File, notes: &mut Vec<String>) -> Others {
+    let mut pick =
+        |name: &str, flag: Option<&String>, file: Option<f64>| match flag.map(|text| text.parse::<i64>()) {
+            Some(Ok(value)) => Some(value as f64),
+            Some(Err(error)) => {
+                notes.push(format!("the kubelet's flag --{name} is no number: {error}"));
+                None
+            }
+            None => file,
+        };
+    Others {
+        image_gc_high_percent: pick(
+            "image-gc-high-threshold",
+            flags.image_gc_high_threshold.as_ref(),
+            file.image_gc_high_threshold_percent.map(f64::from),
+        ),
+        pod_pids_limit: pick(
+            "pod-max-pids",
+            flags.pod_max_pids.as_ref(),
+            file.pod_pids_limit.map(|limit| limit as f64),
+        ),
+        max_pods: pick("max-pods", flags.max_pods.as_ref(), file.max_pods.map(f64::from)),
+    }
 }
 
 /// No process: the file in the root folder is what the next one will most likely read.
@@ -132,8 +165,8 @@ fn without_process(host: &Host, mut notes: Vec<String>) -> Config {
             Some(blind) => format!("whether a kubelet is here cannot be told: {blind}"),
             None => "no kubelet on this machine, so nobody evicts".to_owned(),
         };
-        let memory_available = MemoryAvailable::Off { why };
-        return Config { memory_available, places: None, is_whole: true, notes };
+        let eviction_hard = EvictionHard::Off { why };
+        return Config { eviction_hard, others: None, places: None, is_whole: true, notes };
     };
     notes.push(format!(
         "no kubelet's process is seen, though {} is there: its flags are not known",
@@ -145,11 +178,14 @@ fn without_process(host: &Host, mut notes: Vec<String>) -> Config {
     let file = path
         .and_then(|path| parse(host, &path).map_err(|error| notes.push(not_read(&error))).ok())
         .unwrap_or_default();
-    let memory_available = match &file.eviction_hard {
-        Some(map) => from_map(map, file.merge_default_eviction_settings == Some(true)),
-        None => MemoryAvailable::Default,
+    let others = Some(others(&Flags::default(), &file, &mut notes));
+    let eviction_hard = match file.eviction_hard {
+        Some(signals) => {
+            EvictionHard::Map { signals, merges_defaults: file.merge_default_eviction_settings == Some(true) }
+        }
+        None => EvictionHard::Default,
     };
-    Config { memory_available, places: None, is_whole: true, notes }
+    Config { eviction_hard, others, places: None, is_whole: true, notes }
 }
 
 fn not_read(error: &ReadError) -> String {
@@ -201,16 +237,31 @@ impl File {
             other.merge_default_eviction_settings.or(self.merge_default_eviction_settings);
         self.healthz_port = other.healthz_port.or(self.healthz_port);
         self.healthz_bind_address = other.healthz_bind_address.or(self.healthz_bind_address.take());
+        self.port = other.port.or(self.port);
+        self.address = other.address.or(self.address.take());
+        self.image_gc_high_threshold_percent =
+            other.image_gc_high_threshold_percent.or(self.image_gc_high_threshold_percent);
+        self.pod_pids_limit = other.pod_pids_limit.or(self.pod_pids_limit);
+        self.max_pods = other.max_pods.or(self.max_pods);
     }
 }
 
 /// Where the ping answers; `None` where nothing is set, or port 0 switches it off.
 fn healthz(flags: &Flags, file: &File) -> Option<SocketAddr> {
-    let port = match &flags.healthz_port {
-        Some(port) => Some(port.parse::<u16>().ok()?),
-        None => file.healthz_port,
-    };
     let address = flags.healthz_bind_address.as_deref().or(file.healthz_bind_address.as_deref());
+    answers(flags.healthz_port.as_deref(), file.healthz_port, address, 10248)
+}
+
+/// Where the API answers; `None` where nothing is set.
+fn api(flags: &Flags, file: &File) -> Option<SocketAddr> {
+    answers(flags.port.as_deref(), file.port, flags.address.as_deref().or(file.address.as_deref()), 10250)
+}
+
+fn answers(flag: Option<&str>, file: Option<u16>, address: Option<&str>, usual: u16) -> Option<SocketAddr> {
+    let port = match flag {
+        Some(port) => Some(port.parse::<u16>().ok()?),
+        None => file,
+    };
     if port.is_none() && address.is_none() {
         return None;
     }
@@ -220,7 +271,7 @@ fn healthz(flags: &Flags, file: &File) -> Option<SocketAddr> {
         IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         address => address,
     };
-    let port = port.unwrap_or(10248);
+    let port = port.unwrap_or(usual);
     (port != 0).then_some(SocketAddr::new(address, port))
 }
 
@@ -236,32 +287,6 @@ fn parse(host: &Host, path: &Path) -> Result<File, ReadError> {
         Some("KubeletConfiguration") => Ok(file),
         Some(other) => Err(ReadError::malformed(path, format!("it is a {other}, no KubeletConfiguration"))),
         None => Err(ReadError::malformed(path, "it has no `kind: KubeletConfiguration`")),
-    }
-}
-
-/// A map in the file: what it does not name is off.
-fn from_map(map: &BTreeMap<String, Option<String>>, merge_defaults: bool) -> MemoryAvailable {
-    match map.get(SIGNAL) {
-        Some(Some(text)) => MemoryAvailable::Set { text: text.clone(), origin: Origin::KubeletConfig },
-        _ if merge_defaults => MemoryAvailable::Default,
-        _ => MemoryAvailable::Off {
-            why: "the kubelet's evictionHard does not name memory.available, which switches it off"
-                .to_owned(),
-        },
-    }
-}
-
-/// `memory.available<100Mi,nodefs.available<10%`: replaces the file's map.
-fn from_flag(flag: &str) -> MemoryAvailable {
-    let set =
-        flag.split(',').filter_map(|pair| pair.split_once('<')).rfind(|(signal, _)| signal.trim() == SIGNAL);
-    match set {
-        Some((_, text)) => {
-            MemoryAvailable::Set { text: text.trim().to_owned(), origin: Origin::KubeletConfig }
-        }
-        None => MemoryAvailable::Off {
-            why: format!("the kubelet's flag --eviction-hard={flag} does not name memory.available"),
-        },
     }
 }
 
@@ -294,6 +319,11 @@ fn flags(arguments: &[String]) -> Flags {
             "kubelet-args-file" => flags.args_file = Some(value),
             "healthz-port" => flags.healthz_port = Some(value),
             "healthz-bind-address" => flags.healthz_bind_address = Some(value),
+            "port" if !is_k3s(arguments) || handed_on => flags.port = Some(value),
+            "address" if !is_k3s(arguments) || handed_on => flags.address = Some(value),
+            "image-gc-high-threshold" => flags.image_gc_high_threshold = Some(value),
+            "pod-max-pids" => flags.pod_max_pids = Some(value),
+            "max-pods" => flags.max_pods = Some(value),
             _ => {}
         }
     }
@@ -365,14 +395,6 @@ mod tests {
         assert_eq!(flags.config, None);
         assert_eq!(flags.eviction_hard.as_deref(), Some("memory.available<200Mi"));
         assert_eq!(flags.root_dir.as_deref(), Some("/data/kubelet"));
-    }
-
-    #[test]
-    fn eviction_hard_as_a_flag() {
-        let set = |text: &str| MemoryAvailable::Set { text: text.to_owned(), origin: Origin::KubeletConfig };
-        assert_eq!(from_flag("nodefs.available<10%,memory.available<500Mi"), set("500Mi"));
-        assert!(matches!(from_flag("imagefs.available<5%"), MemoryAvailable::Off { .. }));
-        assert!(matches!(from_flag(""), MemoryAvailable::Off { .. }));
     }
 
     #[test]

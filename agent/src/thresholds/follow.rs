@@ -23,13 +23,12 @@ pub struct Follow {
 }
 
 /// Begins to follow. The first look is done at the return, unless it hangs: until it ends nobody knows the kubelet's
-/// limit for memory, and nothing is held against a guess.
+/// limits, and nothing is held against a guess.
 ///
 /// # Errors
 /// The kernel gives no thread.
 pub fn follow(host: &Host, set: Overrides) -> std::io::Result<(SharedThresholds, Follow)> {
-    let unknown = Thresholds { memory_available_bytes: None, ..Thresholds::default() };
-    let shared = Arc::new(RwLock::new(set.over(unknown)));
+    let shared = Arc::new(RwLock::new(set.over(Thresholds::unknown())));
     let (stop, stopped) = mpsc::channel();
     let (looked, first) = mpsc::channel();
     let (host, its) = (host.clone(), shared.clone());
@@ -40,7 +39,9 @@ pub fn follow(host: &Host, set: Overrides) -> std::io::Result<(SharedThresholds,
             if let Some(places) = now.places.clone() {
                 host.learn(places);
             }
-            *its.write().unwrap_or_else(PoisonError::into_inner) = set.over(now.thresholds.clone());
+            let thresholds = set.over(now.thresholds.clone());
+            host.learn_thresholds(thresholds.clone());
+            *its.write().unwrap_or_else(PoisonError::into_inner) = thresholds;
             last = Some(now);
             // Only the first one is waited for.
             looked.send(()).ok();
@@ -50,7 +51,7 @@ pub fn follow(host: &Host, set: Overrides) -> std::io::Result<(SharedThresholds,
         }
     })?;
     if first.recv_timeout(FIRST_WITHIN).is_err() {
-        tracing::warn!("the kubelet's settings are slow to read; its limit for memory is not known yet");
+        tracing::warn!("the kubelet's settings are slow to read; its limits are not known yet");
     }
     Ok((shared, Follow { _stop: stop }))
 }

@@ -2,16 +2,16 @@
 
 /// An eviction threshold's amount.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Amount {
+pub enum Amount {
     /// In the signal's own unit.
     Absolute(f64),
     /// Of the capacity; 0 to 100.
     Percent(f64),
 }
 
-/// An amount. The error says what is wrong with it; the kubelet does not start with one that is wrong.
-pub(super) fn amount(text: &str) -> Result<Amount, String> {
-    let wrong = || format!("the kubelet's memory.available is `{text}`, which is no amount");
+/// The amount of this signal. The error says what is wrong with it; the kubelet does not start with one that is wrong.
+pub(super) fn amount(signal: &str, text: &str) -> Result<Amount, String> {
+    let wrong = || format!("the kubelet's {signal} is `{text}`, which is no amount");
     if let Some(percent) = text.strip_suffix('%') {
         let percent = number(percent).filter(|percent| (0.0..=100.0).contains(percent)).ok_or_else(wrong)?;
         return Ok(Amount::Percent(percent));
@@ -73,21 +73,21 @@ mod tests {
             ("1048576", 1_048_576.0),
             ("100000000000m", 1e8),
         ] {
-            assert_eq!(amount(text), Ok(Amount::Absolute(bytes)), "{text}");
+            assert_eq!(amount("memory.available", text), Ok(Amount::Absolute(bytes)), "{text}");
         }
-        assert_eq!(amount("5%"), Ok(Amount::Percent(5.0)));
-        assert_eq!(amount("2.5%"), Ok(Amount::Percent(2.5)));
+        assert_eq!(amount("memory.available", "5%"), Ok(Amount::Percent(5.0)));
+        assert_eq!(amount("memory.available", "2.5%"), Ok(Amount::Percent(2.5)));
         for wrong in [
             "", "Mi", "-1Gi", "+1Gi", "0", "0Mi", "101%", "-5%", "%", "1.2.3", "1 Gi", "100mb", "inf", "1e99",
         ] {
-            assert!(amount(wrong).unwrap_err().contains("memory.available"), "{wrong}");
+            assert!(amount("memory.available", wrong).unwrap_err().contains("memory.available"), "{wrong}");
         }
     }
 
     proptest! {
         #[test]
         fn any_text_is_positive_or_an_error(text in "[-+0-9.eEKMGimu%é ]{0,12}") {
-            match amount(&text) {
+            match amount("memory.available", &text) {
                 Ok(Amount::Absolute(bytes)) => prop_assert!(bytes > 0.0 && bytes.is_finite()),
                 Ok(Amount::Percent(percent)) => prop_assert!((0.0..=100.0).contains(&percent)),
                 Err(_) => {}

@@ -67,16 +67,51 @@ fn the_recorded_configurations() {
         let read = configured(CMDLINE, &[("lab/kubelet.yaml", &file)]);
         assert_eq!(available(&read), Some((100.0 * MIB, Origin::KubeletConfig)));
         let healthz = Some(([127, 0, 0, 1], 10248).into());
-        assert_eq!(read.places, Some(KubeletPlaces { root: None, healthz }));
+        assert_eq!(
+            read.places,
+            Some(KubeletPlaces { root: None, healthz, api: Some(([127, 0, 0, 1], 10250).into()) })
+        );
         assert_eq!((read.is_whole, read.notes), (true, Vec::<String>::new()));
     }
+}
+
+#[test]
+fn the_recorded_limits_of_file_systems_and_pods() {
+    for configz in CONFIGZ {
+        let file = recorded(configz, |_| {});
+        let limits = configured(CMDLINE, &[("lab/kubelet.yaml", &file)]).thresholds;
+        let percent =
+            |percent| Some(Eviction { amount: Amount::Percent(percent), origin: Origin::KubeletConfig });
+        assert_eq!(limits.nodefs_available, percent(10.0));
+        assert_eq!(limits.nodefs_inodes_free, percent(5.0));
+        assert_eq!(limits.imagefs_available, percent(15.0));
+        assert_eq!(limits.imagefs_inodes_free, None, "its evictionHard does not name it");
+        assert_eq!(limits.pid_available, percent(10.0));
+        let told = |value| Some(Limit { value, origin: Origin::KubeletConfig });
+        assert_eq!(limits.image_gc_high_percent, told(85.0));
+        assert_eq!((limits.pod_pids_limit, limits.max_pods), (None, told(110.0)));
+    }
+    let flags = " --max-pods=250 --pod-max-pids=4096 --image-gc-high-threshold=100";
+    let file = recorded(CONFIGZ[0], |config| config["evictionHard"]["nodefs.available"] = "a lot".into());
+    let read = configured(&format!("{CMDLINE}{flags}"), &[("lab/kubelet.yaml", &file)]);
+    assert_eq!(read.thresholds.max_pods.unwrap().value, 250.0);
+    assert_eq!(read.thresholds.pod_pids_limit.unwrap().value, 4096.0);
+    assert_eq!(read.thresholds.image_gc_high_percent, None, "100 % is never");
+    assert_eq!(read.thresholds.nodefs_available, None);
+    assert!(read.notes[0].starts_with("nodefs.available is off: "), "{:?}", read.notes);
+    let nobody = configured(&format!("{CMDLINE} --max-pods=many"), &[]);
+    assert!(nobody.notes.iter().any(|note| note.contains("--max-pods is no number")), "{:?}", nobody.notes);
+    // Nothing is set: the documented defaults, but for process ids, which have none.
+    let default = configured("kubelet", &[]).thresholds;
+    assert_eq!(default, Thresholds::default());
+    assert_eq!(default.eviction(Signal::ImagefsAvailable).unwrap().of(1000.0).value, 150.0);
 }
 
 #[test]
 fn percentages_are_of_this_nodes_memory() {
     let file = recorded(CONFIGZ[0], |config| config["evictionHard"]["memory.available"] = "5%".into());
     let read = configured(CMDLINE, &[("lab/kubelet.yaml", &file)]);
-    assert_eq!(available(&read), Some((1_509_904.0 * 1024.0 * 0.05, Origin::KubeletConfig)));
+    assert_eq!(available(&read), Some((77_307_084.0, Origin::KubeletConfig)));
     let files = [("lab/kubelet.yaml", file.as_str()), ("proc/meminfo", "garbage\n")];
     let read = configured(CMDLINE, &files);
     assert_eq!(available(&read), None);
@@ -237,7 +272,7 @@ fn without_a_kubelet_nobody_evicts_and_a_dead_ones_file_is_read() {
         write(root.path(), &format!("proc/{pid}/stat"), stat);
     }
     let nothing = read(&host);
-    assert_eq!(available(&nothing), None);
+    assert_eq!(nothing.thresholds, Thresholds::unknown(), "nobody evicts");
     assert!(nothing.notes[0].contains("no kubelet on this machine"), "{:?}", nothing.notes);
     write(root.path(), "var/lib/kubelet/config.yaml", recorded(CONFIGZ[1], |_| {}));
     assert_eq!(available(&read(&host)), Some((100.0 * MIB, Origin::KubeletConfig)));

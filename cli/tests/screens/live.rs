@@ -78,6 +78,8 @@ fn snapshot(now: Timestamp, memory: f64) -> Snapshot {
         memory_total_bytes: None,
         runtime: Some("containerd 2.1.9".to_owned()),
         kubelet: Some("kubelet v1.36.2".to_owned()),
+        distribution: None,
+        shared_kernel: None,
         agent: AgentInfo {
             version: "0.1.0".to_owned(),
             started: now,

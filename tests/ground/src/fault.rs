@@ -88,6 +88,8 @@ pub enum What {
     OomKill(Role),
     /// A kernel message of this pattern.
     KernelMessage(&'static str),
+    /// A line of this pattern in a program's log.
+    LogLine(&'static str),
     /// A number of the collector's reading (a JSON pointer into it) reaches this.
     AtLeast(&'static str, f64),
     /// A number of the collector's reading falls to this.

@@ -189,6 +189,7 @@ impl fmt::Display for What {
             What::Finding(name) => write!(f, "finding {name}"),
             What::OomKill(role) => write!(f, "OOM kill of {}", role_words(*role)),
             What::KernelMessage(pattern) => write!(f, "kernel message {pattern}"),
+            What::LogLine(pattern) => write!(f, "log line {pattern}"),
             What::AtLeast(pointer, limit) => write!(f, "{pointer} at least {limit}"),
             What::AtMost(pointer, limit) => write!(f, "{pointer} at most {limit}"),
             What::ClockStepped => f.write_str("step of the wall clock"),

@@ -6,28 +6,11 @@ use toml::{Table, Value};
 
 use crate::collect::kubelet::find;
 use crate::collect::runtime::is_dockers;
-use crate::host::{Host, Places, ReadError};
+use crate::distribution;
+use crate::host::{Host, Places, ReadError, is_none_socket};
 
-/// containerd's configuration on plain nodes and where distributions write it.
-const CONTAINERD_CONFIGS: [&str; 5] = [
-    "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
-    "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
-    "/var/snap/microk8s/current/args/containerd.toml",
-    "/etc/k0s/containerd.toml",
-    "/etc/containerd/config.toml",
-];
-
-/// Sockets of runtimes that serve pods, each with its configuration where that can switch the CRI off.
-const RUNTIME_SOCKETS: [(&str, Option<&str>); 8] = [
-    ("/run/k3s/containerd/containerd.sock", None),
-    ("/run/k0s/containerd.sock", None),
-    ("/var/snap/microk8s/common/run/containerd.sock", None),
-    ("/run/crio/crio.sock", None),
-    ("/var/run/crio/crio.sock", None),
-    ("/run/cri-dockerd.sock", None),
-    ("/run/containerd/containerd.sock", Some("/etc/containerd/config.toml")),
-    ("/var/run/containerd/containerd.sock", Some("/etc/containerd/config.toml")),
-];
+/// The one runtime whose CRI its own configuration can switch off.
+const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
 
 /// The folders.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +33,7 @@ pub(super) fn folders(host: &Host) -> Folders {
         folders.found_by = "setting".to_owned();
         return folders;
     }
-    for file in CONTAINERD_CONFIGS {
+    for file in distribution::containerd_configs() {
         let Some(cni) = host.read(file).ok().and_then(|text| cni_section(&text)) else { continue };
         if let Some(conf) = cni.get("conf_dir").and_then(Value::as_str).filter(|dir| !dir.is_empty()) {
             folders.conf = conf.into();
@@ -65,7 +48,17 @@ pub(super) fn folders(host: &Host) -> Folders {
         }
         break;
     }
+    if folders.found_by == "the usual place" && !has_conf(host, &folders.conf) {
+        let others = distribution::cni_conf_dirs().into_iter().map(Path::new);
+        if let Some(dir) = others.into_iter().find(|dir| has_conf(host, dir)) {
+            (folders.conf, folders.found_by) = (dir.to_owned(), "a distribution's place".to_owned());
+        }
+    }
     folders
+}
+
+fn has_conf(host: &Host, dir: &Path) -> bool {
+    host.list(dir).is_ok_and(|names| names.iter().any(super::is_conf))
 }
 
 /// `cni` of the CRI plugin: version 2 of the file up to containerd 1.7, version 3 since 2.0.
@@ -87,15 +80,16 @@ fn is_cri_off(text: &str) -> bool {
 
 /// Why a CNI configuration is expected on this node; `None` where nobody would use one.
 pub(super) fn expected(host: &Host) -> Option<String> {
-    if let Some(socket) = &host.places().runtime_socket {
+    if let Some(socket) = host.places().runtime_socket.as_ref().filter(|path| !is_none_socket(path)) {
         return Some(format!("the runtime's socket is set to {}", socket.display()));
     }
-    for (socket, config) in RUNTIME_SOCKETS {
+    for socket in distribution::runtime_sockets() {
         let is_there = host.stat(socket).is_ok();
         let is_off = || {
-            config.is_some_and(|path| host.read(path).is_ok_and(|text| is_cri_off(&text)) || is_dockers(host))
+            socket.ends_with("/run/containerd/containerd.sock")
+                && (host.read(CONTAINERD_CONFIG).is_ok_and(|text| is_cri_off(&text)) || is_dockers(host))
         };
-        if is_there && !is_off() {
+        if is_there && !socket.ends_with("dockershim.sock") && !is_off() {
             return Some(format!("a runtime is here: {socket}"));
         }
     }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use nodewhy_clock::Stamp;
 use nodewhy_proto::{EventBody, Evidence, ProcessChange, Role, Severity, Subject, SubjectKind};
 
-use super::{Healthz, KubeletProcess, Reading};
+use super::{Api, Healthz, KubeletProcess, Reading, metrics};
 use crate::collector::{Abnormal, Happening, Noticed, Pair};
-use crate::metrics::Sink;
-use crate::thresholds::Thresholds;
+use crate::metrics::{Family, Sink};
+use crate::thresholds::{Heuristic, Limit, Thresholds};
 
 /// An answer takes this long when the kubelet hangs; a well one takes a millisecond.
 const HUNG_SECONDS: f64 = 5.0;
@@ -17,7 +17,20 @@ const STARTED_SECONDS: f64 = 30.0;
 /// So many starts within ten minutes are a crash loop, or somebody at work.
 const RESTARTS: usize = 3;
 
-pub(super) fn detect(pair: Pair<'_, Reading>, _thresholds: &Thresholds, noticed: &mut Noticed) {
+pub(super) static PLEG: Heuristic = Heuristic {
+    name: "kubelet_pleg_seconds",
+    about: "a relist of the kubelet that began longer ago is stuck; the kubelet itself gives up Ready at 180 s",
+    value: 60.0,
+};
+pub(super) static CERTIFICATE: Heuristic = Heuristic {
+    name: "kubelet_certificate_seconds",
+    about: "a client certificate of the kubelet that is good for less is about to expire",
+    value: 3600.0,
+};
+/// pkg/kubelet/kubelet.go: relistThreshold of the generic PLEG.
+const PLEG_UNHEALTHY_SECONDS: f64 = 180.0;
+
+pub(super) fn detect(pair: Pair<'_, Reading>, thresholds: &Thresholds, noticed: &mut Noticed) {
     let reading = pair.now;
     noticed.happenings.extend(reading.changes.iter().map(|change| {
         let word = if change.began { "started" } else { "exited" };
@@ -37,6 +50,10 @@ pub(super) fn detect(pair: Pair<'_, Reading>, _thresholds: &Thresholds, noticed:
     noticed.states.extend(reading.process.as_ref().and_then(|process| stopped(process, pair.at)));
     noticed.states.extend(restarting(reading, pair.at));
     noticed.states.extend(healthz(reading, pair.at));
+    noticed.states.extend(pleg(&reading.api, thresholds.limit(&PLEG)));
+    noticed.states.extend(sync_loop(&reading.api));
+    noticed.states.extend(certificate(&reading.api, thresholds.limit(&CERTIFICATE)));
+    noticed.states.extend(evicting(&reading.api));
 }
 
 fn abnormal(finding: &'static str, severity: Severity, seconds: (u64, u64), summary: String) -> Abnormal {
@@ -185,6 +202,74 @@ fn failing(summary: &str) -> Abnormal {
     abnormal("kubelet_healthz_failing", Severity::Critical, (5, 5), summary.to_owned())
 }
 
+const METRICS: &str = "GET /metrics of the kubelet (port 10250)";
+
+fn pleg(api: &Api, limit: Limit) -> Option<Abnormal> {
+    let metrics = api.metrics.as_ref().filter(|metrics| metrics.pleg_is_suspect())?;
+    let age = metrics.pleg_age_seconds.filter(|age| *age > limit.value)?;
+    let severity = if age > PLEG_UNHEALTHY_SECONDS { Severity::Critical } else { Severity::Warning };
+    let summary =
+        format!("the kubelet's PLEG listed the containers last {age:.0} s ago: its relist is stuck");
+    let mut state = abnormal("pleg_unhealthy", severity, (0, 20), summary);
+    state.since = api.pleg_last_seen();
+    let mut seen = Evidence::new(format!("kubelet_pleg_last_seen_seconds was {age:.0} s ago"), METRICS)
+        .with_value(age, "seconds")
+        .with_threshold(limit.value, limit.origin);
+    seen.at = api.pleg_last_seen();
+    state.evidence.push(seen);
+    if let Some(interval) = metrics.interval.as_ref().filter(|interval| interval.relists.is_some()) {
+        let text = format!("no relist ended within the last {:.0} s", interval.seconds);
+        state.evidence.push(Evidence::new(text, METRICS));
+    }
+    Some(state)
+}
+
+fn sync_loop(api: &Api) -> Option<Abnormal> {
+    let failing = api.failing_checks.as_ref()?;
+    failing.iter().find(|name| *name == "syncloop")?;
+    let summary = "the kubelet's sync loop stands still: it starts and ends no pods".to_owned();
+    let mut state = abnormal("kubelet_syncloop_stuck", Severity::Critical, (5, 20), summary);
+    let text = format!("these checks fail: {}", failing.join(", "));
+    state.evidence.push(Evidence::new(text, "GET /healthz?verbose of the kubelet (port 10250)"));
+    Some(state)
+}
+
+fn certificate(api: &Api, limit: Limit) -> Option<Abnormal> {
+    let metrics = api.metrics.as_ref()?;
+    let ttl = metrics.certificate_ttl_seconds.filter(|ttl| *ttl < limit.value)?;
+    let (severity, summary) = if ttl < 0.0 {
+        (Severity::Critical, "the kubelet's client certificate has expired".to_owned())
+    } else {
+        (Severity::Warning, format!("the kubelet's client certificate expires in {:.0} minutes", ttl / 60.0))
+    };
+    let mut state = abnormal("kubelet_certificate_expiring", severity, (0, 20), summary);
+    let text = format!("kubelet_certificate_manager_client_ttl_seconds is {ttl:.0}");
+    state.evidence.push(
+        Evidence::new(text, METRICS).with_value(ttl, "seconds").with_threshold(limit.value, limit.origin),
+    );
+    if let Some(errors) = metrics.certificate_renew_errors.filter(|errors| *errors > 0.0) {
+        let text = format!("{errors:.0} renewals failed since the kubelet began");
+        state.evidence.push(Evidence::new(text, METRICS).with_value(errors, "errors"));
+    }
+    Some(state)
+}
+
+fn evicting(api: &Api) -> Option<Abnormal> {
+    let interval = api.metrics.as_ref()?.interval.as_ref()?;
+    let count: f64 = interval.evictions.values().sum();
+    if count <= 0.0 {
+        return None;
+    }
+    let signals: Vec<&str> = interval.evictions.keys().map(String::as_str).collect();
+    let summary = format!("the kubelet evicts pods for want of {}", signals.join(", "));
+    let mut state = abnormal("kubelet_evicting", Severity::Info, (0, 60), summary);
+    for (signal, more) in &interval.evictions {
+        let text = format!("{more:.0} evictions by {signal} within {:.0} s", interval.seconds);
+        state.evidence.push(Evidence::new(text, METRICS).with_value(*more, "evictions"));
+    }
+    Some(state)
+}
+
 /// The kubelet in one line.
 pub(super) fn summary(reading: &Reading) -> String {
     let Some(process) = &reading.process else {
@@ -203,28 +288,57 @@ pub(super) fn summary(reading: &Reading) -> String {
     format!("{} (pid {}) {ping}", process.name, process.pid)
 }
 
+static UP: Family = Family::gauge("nodewhy_kubelet_up", "Whether a kubelet's process runs.");
+static STARTS: Family = Family::counter(
+    "nodewhy_kubelet_starts_total",
+    "Kubelet processes that were seen since the agent began to look.",
+);
+static UPTIME: Family = Family::gauge("nodewhy_kubelet_uptime_seconds", "How long the kubelet has run.");
+static RESIDENT: Family =
+    Family::gauge("nodewhy_kubelet_resident_memory_bytes", "The kubelet's resident memory.");
+static THREADS: Family = Family::gauge("nodewhy_kubelet_threads", "The kubelet's threads.");
+static HEALTHZ_OK: Family =
+    Family::gauge("nodewhy_kubelet_healthz_ok", "Whether the kubelet's ping says 200. It knows of no fault.");
+static HEALTHZ_DURATION: Family =
+    Family::gauge("nodewhy_kubelet_healthz_duration_seconds", "How long the newest answer took.");
+static HEALTHZ_PENDING: Family =
+    Family::gauge("nodewhy_kubelet_healthz_pending_seconds", "Age of the oldest unanswered ping.");
+
+pub(super) static FAMILIES: &[&Family] = &[
+    &UP,
+    &STARTS,
+    &UPTIME,
+    &RESIDENT,
+    &THREADS,
+    &HEALTHZ_OK,
+    &HEALTHZ_DURATION,
+    &HEALTHZ_PENDING,
+    &metrics::API_UP,
+    &metrics::PLEG_AGE,
+    &metrics::RELIST_P99,
+    &metrics::RELISTS,
+    &metrics::OPERATIONS,
+    &metrics::OPERATION_ERRORS,
+    &metrics::OPERATION_SECONDS,
+    &metrics::EVICTIONS,
+    &metrics::CERTIFICATE_TTL,
+    &metrics::RENEW_ERRORS,
+    &metrics::REQUESTS,
+    &metrics::RUNNING_PODS,
+    &metrics::RUNNING_CONTAINERS,
+];
+
 pub(super) fn metrics(reading: &Reading, sink: &mut Sink) {
+    metrics::of_api(&reading.api, sink);
     if reading.process_unseen.is_none() {
         let up = f64::from(u8::from(reading.process.is_some()));
-        sink.gauge("nodewhy_kubelet_up", "Whether a kubelet's process runs.", up);
+        sink.put(&UP, &[], up);
     }
-    sink.counter(
-        "nodewhy_kubelet_starts_total",
-        "Kubelet processes that were seen since the agent began to look.",
-        reading.starts_total as f64,
-    );
+    sink.put(&STARTS, &[], reading.starts_total as f64);
     if let Some(process) = &reading.process {
-        sink.gauge("nodewhy_kubelet_uptime_seconds", "How long the kubelet has run.", process.uptime_seconds);
-        if let Some(bytes) = process.rss_bytes {
-            sink.gauge(
-                "nodewhy_kubelet_resident_memory_bytes",
-                "The kubelet's resident memory.",
-                bytes as f64,
-            );
-        }
-        if let Some(threads) = process.threads {
-            sink.gauge("nodewhy_kubelet_threads", "The kubelet's threads.", f64::from(threads));
-        }
+        sink.put(&UPTIME, &[], process.uptime_seconds);
+        sink.put_some(&RESIDENT, &[], process.rss_bytes.map(|bytes| bytes as f64));
+        sink.put_some(&THREADS, &[], process.threads.map(f64::from));
     }
     let (ok, took, pending) = match &reading.healthz {
         // Nothing was learned: nothing is said.
@@ -236,17 +350,7 @@ pub(super) fn metrics(reading: &Reading, sink: &mut Sink) {
             ((*age_seconds >= HUNG_SECONDS).then_some(0.0), None, Some(*age_seconds))
         }
     };
-    if let Some(ok) = ok {
-        sink.gauge(
-            "nodewhy_kubelet_healthz_ok",
-            "Whether the kubelet's ping says 200. It knows of no fault.",
-            ok,
-        );
-    }
-    if let Some(seconds) = took {
-        sink.gauge("nodewhy_kubelet_healthz_duration_seconds", "How long the newest answer took.", seconds);
-    }
-    if let Some(seconds) = pending {
-        sink.gauge("nodewhy_kubelet_healthz_pending_seconds", "Age of the oldest unanswered ping.", seconds);
-    }
+    sink.put_some(&HEALTHZ_OK, &[], ok);
+    sink.put_some(&HEALTHZ_DURATION, &[], took);
+    sink.put_some(&HEALTHZ_PENDING, &[], pending);
 }

@@ -5,9 +5,10 @@
 //! itself `kubelet` is believed where there is no better one; whoever can start one owns the node. A rootless kubelet
 //! (KubeletInUserNamespace) is not found.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::distribution;
 use crate::host::process::{Process, Status};
 use crate::host::{Host, ReadError};
 
@@ -156,9 +157,6 @@ fn foreign(path: &str) -> Option<String> {
 /// The files that a kubelet leaves in its root folder.
 const TRACES: [&str; 3] = ["config.yaml", "pki", "kubeconfig"];
 
-/// Where distributions move the root folder to: k0s, microk8s.
-const OTHER_ROOTS: [&str; 2] = ["/var/lib/k0s/kubelet", "/var/snap/microk8s/common/var/lib/kubelet"];
-
 /// The first trace of a kubelet on this node. Names alone are looked at: some of these files are keys.
 pub(crate) fn trace(host: &Host) -> Option<PathBuf> {
     roots(host)
@@ -169,7 +167,7 @@ pub(crate) fn trace(host: &Host) -> Option<PathBuf> {
 /// Where a kubelet's root folder may be.
 pub(crate) fn roots(host: &Host) -> impl Iterator<Item = PathBuf> {
     let first = host.kubelet_root();
-    std::iter::once(first).chain(OTHER_ROOTS.map(|root| Path::new(root).to_owned()))
+    std::iter::once(first).chain(distribution::unusual_kubelet_roots().map(PathBuf::from))
 }
 
 /// Why no kubelet is expected here: what was looked for.
@@ -191,6 +189,7 @@ pub(crate) fn not_expected(host: &Host, others: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use nodewhy_clock::Clock;
 

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use nodewhy_clock::{Clock, Mover};
-use nodewhy_proto::{EventBody, Outcome, SubjectKind};
+use nodewhy_proto::{EventBody, Outcome, Severity, SubjectKind};
 
 use super::*;
 use crate::collector::{Abnormal, Collect, Noticed, Pair};
@@ -307,6 +307,65 @@ fn a_ping_that_answers_belies_no_process() {
     );
 }
 
+/// Without a token.
+fn api() -> Api {
+    api::told(None, &Host::new("/", Clock::system(), Places::default()))
+}
+
+/// What its metrics say, and what they said before.
+fn said(change: impl FnOnce(&mut Gathered)) -> Reading {
+    let mut metrics = Gathered { pleg_age_seconds: Some(1.0), ..Gathered::default() };
+    change(&mut metrics);
+    let api = Api { missing: None, metrics: Some(metrics), failing_checks: Some(Vec::new()), ..api() };
+    Reading { api, ..well() }
+}
+
+#[test]
+fn what_the_kubelets_own_metrics_show() {
+    assert_eq!(names(&said(|_| {})), [""; 0]);
+    assert_eq!(names(&said(|metrics| metrics.pleg_age_seconds = Some(60.0))), [""; 0], "60 is not above 60");
+    for (age, severity) in [(61.0, Severity::Warning), (181.0, Severity::Critical)] {
+        let states = states(&said(|metrics| metrics.pleg_age_seconds = Some(age)));
+        assert_eq!((states[0].finding, states[0].severity), ("pleg_unhealthy", severity));
+        assert_eq!(states[0].evidence[0].value, Some(age));
+    }
+    let relists = |count| {
+        move |metrics: &mut Gathered| {
+            metrics.pleg_age_seconds = Some(3600.0);
+            metrics.interval = Some(Interval { relists: Some(count), ..Interval::default() });
+        }
+    };
+    assert_eq!(names(&said(relists(0.0))), ["pleg_unhealthy"]);
+    assert_eq!(names(&said(relists(14.0))), [""; 0], "relists end: the clock was stepped");
+    for (ttl, expected) in
+        [(7200.0, None), (1800.0, Some(Severity::Warning)), (-1.0, Some(Severity::Critical))]
+    {
+        let states = states(&said(|metrics| metrics.certificate_ttl_seconds = Some(ttl)));
+        assert_eq!(states.first().map(|state| state.severity), expected);
+        assert!(states.iter().all(|state| state.finding == "kubelet_certificate_expiring"));
+    }
+    let evicted = [("memory.available".to_owned(), 2.0)].into();
+    let states = states(&said(|metrics| {
+        metrics.interval = Some(Interval { seconds: 15.0, evictions: evicted, ..Interval::default() });
+    }));
+    assert_eq!((states[0].finding, states[0].severity), ("kubelet_evicting", Severity::Info));
+    assert_eq!(states[0].evidence[0].text, "2 evictions by memory.available within 15 s");
+    let mut reading = said(|_| {});
+    reading.api.failing_checks = Some(vec!["log".to_owned()]);
+    assert_eq!(names(&reading), [""; 0]);
+    reading.api.failing_checks = Some(vec!["syncloop".to_owned()]);
+    assert_eq!(names(&reading), ["kubelet_syncloop_stuck"]);
+    let mut sink = Sink::default();
+    detect::metrics(&reading, &mut sink);
+    let text = sink.encode().unwrap();
+    assert!(
+        text.contains("\nnodewhy_kubelet_api_up 1\n")
+            && text.contains("nodewhy_kubelet_pleg_age_seconds 1\n"),
+        "{text}"
+    );
+    assert!(!text.contains("certificate_ttl"), "{text}");
+}
+
 /// A reading of a well kubelet, to be made ill.
 fn well() -> Reading {
     let now = Clock::system().now();
@@ -328,6 +387,7 @@ fn well() -> Reading {
         starts_total: 2,
         healthz: Healthz::Ok { took_seconds: 0.001 },
         healthz_answered: Some(now),
+        api: api(),
         notes: Vec::new(),
         changes: Vec::new(),
     }

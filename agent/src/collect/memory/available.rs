@@ -9,9 +9,10 @@
 //! - cgroup v1: `memory.usage_in_bytes` of the root, and `total_inactive_file`. **Not checked against a kubelet**: there
 //!   is no recording of one on cgroup v1.
 //!
-//! Not told apart: kubelets with that library from before the pull request (kubernetes issue 118916) take
-//! MemTotal − MemFree for usage on v2. Theirs includes the kernel's own memory, so they see less available than this
-//! says, and evict earlier. From which release on the kubelet has it was not checked; 1.32.6 has it.
+//! Kubelets with that library from before the pull request (libcontainer 1.1.9 of August 2023 is the first with it; see
+//! kubernetes issue 118916) take MemTotal − MemFree for usage on v2: the kernel's own memory is in it, so they see less
+//! available, and evict earlier. Which kubelet release took it over was not checked; 1.32.6 has it. Nothing on a node
+//! tells the kubelet's version without asking it, so both figures are told, and the newer one decides.
 
 use crate::host::{Host, ReadError};
 
@@ -24,11 +25,19 @@ pub(super) struct Usage {
     pub(super) usage_bytes: u64,
     /// The part that is page cache not used lately.
     pub(super) inactive_file_bytes: u64,
+    /// Whether it is of cgroup v2.
+    is_v2: bool,
     /// Which files say so.
     pub(super) from: &'static str,
 }
 
 impl Usage {
+    /// What an older kubelet takes for it; `None` on cgroup v1, where there is no difference.
+    pub(super) fn older(self, total_bytes: u64, free_bytes: u64) -> Option<Usage> {
+        let usage_bytes = total_bytes.checked_sub(free_bytes).filter(|_| self.is_v2)?;
+        Some(Usage { usage_bytes, ..self })
+    }
+
     pub(super) fn working_set_bytes(self) -> u64 {
         self.usage_bytes.saturating_sub(self.inactive_file_bytes)
     }
@@ -55,6 +64,7 @@ fn usage_v2(host: &Host) -> Result<Usage, String> {
     Ok(Usage {
         usage_bytes,
         inactive_file_bytes: inactive_file,
+        is_v2: true,
         from: "MemTotal − (anon + file − inactive_file of /sys/fs/cgroup/memory.stat)",
     })
 }
@@ -86,6 +96,7 @@ fn usage_v1(host: &Host) -> Result<Usage, String> {
     Ok(Usage {
         usage_bytes,
         inactive_file_bytes: inactive_file,
+        is_v2: false,
         from: "MemTotal − (memory.usage_in_bytes − total_inactive_file of /sys/fs/cgroup/memory)",
     })
 }

@@ -13,7 +13,13 @@ pub(super) fn meminfo(text: &str) -> Result<Meminfo, String> {
     for line in text.split_inclusive('\n') {
         let Some(line) = line.strip_suffix('\n') else { return Err(format!("the line `{line}` was cut")) };
         let (name, value) = line.split_once(':').ok_or_else(|| format!("the line `{line}` has no colon"))?;
-        // HugePages_* have no unit: they count pages, and none of them is wanted.
+        // These have no unit: they count pages.
+        if name.starts_with("HugePages_") {
+            let pages =
+                digits(value.trim_start()).ok_or_else(|| format!("`{value}` of {name} is no number"))?;
+            fields.insert(name, pages);
+            continue;
+        }
         let Some(kib) = value.trim_start().strip_suffix(" kB") else { continue };
         let bytes = digits(kib)
             .and_then(|kib| kib.checked_mul(1024))
@@ -37,6 +43,20 @@ pub(super) fn meminfo(text: &str) -> Result<Meminfo, String> {
         writeback_bytes: optional("Writeback"),
         slab_reclaimable_bytes: optional("SReclaimable"),
         slab_unreclaimable_bytes: optional("SUnreclaim"),
+        active_anon_bytes: optional("Active(anon)"),
+        inactive_anon_bytes: optional("Inactive(anon)"),
+        unevictable_bytes: optional("Unevictable"),
+        slab_bytes: optional("Slab"),
+        kernel_stack_bytes: optional("KernelStack"),
+        page_tables_bytes: optional("PageTables"),
+        percpu_bytes: optional("Percpu"),
+        commit_limit_bytes: optional("CommitLimit"),
+        committed_bytes: optional("Committed_AS"),
+        hardware_corrupted_bytes: optional("HardwareCorrupted"),
+        hugetlb_bytes: optional("Hugetlb"),
+        hugepages: optional("HugePages_Total"),
+        hugepages_free: optional("HugePages_Free"),
+        swap_cached_bytes: optional("SwapCached"),
         swap_total_bytes: optional("SwapTotal"),
         swap_free_bytes: optional("SwapFree"),
     })
@@ -83,6 +103,13 @@ mod tests {
         let recorded = meminfo(MEMINFO).unwrap();
         assert_eq!(recorded.total_bytes, 24_684_092 * 1024);
         assert!(recorded.available_bytes.unwrap() > recorded.free_bytes);
+        assert_eq!(recorded.kernel_stack_bytes, Some(1568 * 1024));
+        assert_eq!(recorded.page_tables_bytes, Some(2632 * 1024));
+        assert_eq!(recorded.hugepages, Some(0));
+        let slab = recorded.slab_reclaimable_bytes.zip(recorded.slab_unreclaimable_bytes);
+        assert_eq!(slab.map(|(a, b)| a + b), recorded.slab_bytes);
+        assert!(recorded.committed_bytes.is_some() && recorded.percpu_bytes == Some(688 * 1024));
+        assert!(meminfo(&MEMINFO.replace("HugePages_Free:        0", "HugePages_Free:      0 kB")).is_err());
         assert_eq!(recorded.swap_total_bytes, Some(0), "a 0 that the kernel printed is a 0");
         let counters = vmstat(VMSTAT_TEXT).unwrap();
         assert_eq!(counters["oom_kill"], 0);

@@ -67,7 +67,11 @@ fn cadvisor(metrics: &str, name: &str) -> u64 {
 fn the_recorded_kubelets_reckon_as_we_do_on_cgroup_v2() {
     for (summary, metrics, total_kib) in KUBELETS {
         let (root, host) = node();
-        let meminfo = MEMINFO.replace("24684092 kB", &format!("{total_kib} kB"));
+        // MemFree as a recorded node's (Linux 6.1.192) had it another time.
+        let free = MEMINFO.lines().find(|line| line.starts_with("MemFree")).unwrap();
+        let meminfo = MEMINFO
+            .replace("24684092 kB", &format!("{total_kib} kB"))
+            .replace(free, "MemFree:         1133092 kB");
         write(root.path(), "proc/meminfo", &meminfo);
         write(root.path(), "sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n");
         // The three lines of the root's memory.stat, from what the kubelet published of it.
@@ -82,6 +86,10 @@ fn the_recorded_kubelets_reckon_as_we_do_on_cgroup_v2() {
         let reading = once(&host);
         assert_eq!(reading.kubelet_available_bytes, summary["node"]["memory"]["availableBytes"].as_u64());
         assert_eq!(reading.kubelet_available_missing, None);
+        // An older kubelet counts all that is not free, but for the page cache that is not used.
+        let inactive_file = cadvisor(metrics, "container_memory_total_inactive_file_bytes");
+        let older = reading.meminfo.free_bytes + inactive_file;
+        assert_eq!(reading.kubelet_available_older_bytes, Some(older));
         let json = serde_json::to_value(&reading).unwrap();
         assert_eq!(json["total_bytes"], total_kib * 1024);
         assert_eq!(json["swap_total_bytes"], 0);
@@ -159,6 +167,30 @@ fn a_counter_that_the_kernel_lacks_is_in_no_metric() {
     assert!(!text.contains("oom_kill"), "{text}");
     assert!(text.contains("\nnodewhy_vmstat_pgmajfault_total "), "{text}");
     assert!(text.contains("\nnodewhy_memory_total_bytes 25276510208\n"), "{text}");
+}
+
+#[test]
+fn the_distance_to_the_kubelets_threshold_is_a_metric_where_both_are_known() {
+    let (_root, host) = node();
+    let text = |reading: &Reading| {
+        let mut sink = Sink::default();
+        metrics(reading, &mut sink);
+        sink.encode().unwrap()
+    };
+    let mut reading = once(&host);
+    assert_eq!(reading.eviction_bytes, None);
+    assert!(!text(&reading).contains("eviction"));
+    host.learn_thresholds(Thresholds::default());
+    reading = once(&host);
+    assert_eq!(reading.eviction_bytes, Some(104_857_600.0));
+    assert!(text(&reading).contains("\nnodewhy_memory_eviction_threshold_bytes 104857600\n"));
+    assert!(!text(&reading).contains("distance"), "memory.available is not known here");
+    reading.kubelet_available_bytes = Some(86_083_174);
+    assert!(
+        text(&reading).contains("\nnodewhy_memory_eviction_distance_bytes -18774426\n"),
+        "{}",
+        text(&reading)
+    );
 }
 
 #[test]

@@ -13,8 +13,8 @@ use super::pattern;
 use super::record::{self, Id, Record};
 use super::report::{Joined, Joiner, Kill};
 use super::snapshot::Alike;
-use super::storm::{Bucket, Storms, Told};
 use super::time::{KernelClock, Mark, Now};
+use crate::storm::{Bucket, Storms, Told};
 use crate::whose::role_name;
 
 /// So many records are kept for `/api/v1/kmsg`, and so many bytes of text.
@@ -102,7 +102,7 @@ pub struct Happened {
 pub(super) struct Log {
     pub(super) clock: KernelClock,
     joiner: Joiner,
-    storms: Storms,
+    storms: Storms<(Mark, KernelMessage)>,
     kill_budgets: BTreeMap<&'static str, Bucket>,
     /// Of lines without numbers: which came more than once in a microsecond.
     alike: Alike,
@@ -202,7 +202,7 @@ impl Log {
                     count: 1,
                 };
                 let mut told = Vec::new();
-                self.storms.line(found.pattern, &found.subject, mark, message, &mut told);
+                self.storms.line(found.pattern, &found.subject, mark.usec, (mark, message), &mut told);
                 self.told(told);
             }
         }
@@ -336,9 +336,9 @@ impl Log {
         }
     }
 
-    fn told(&mut self, told: Vec<Told>) {
-        self.happened.extend(told.into_iter().map(|Told { mark, message }| {
-            let body = EventBody::KernelMessage(message);
+    fn told(&mut self, told: Vec<Told<(Mark, KernelMessage)>>) {
+        self.happened.extend(told.into_iter().map(|Told { what: (mark, message), count }| {
+            let body = EventBody::KernelMessage(KernelMessage { count, ..message });
             Happened { id: mark.id, at: mark.at, body }
         }));
     }

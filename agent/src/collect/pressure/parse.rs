@@ -5,7 +5,7 @@ use super::{Stall, Stalls};
 
 /// Which lines a file must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(crate) enum Wanted {
     /// `some`; `full` where the kernel has it (the CPU's).
     Some,
     /// Both.
@@ -15,7 +15,7 @@ pub(super) enum Wanted {
 }
 
 /// Parses `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and `full …`. The error says what is wrong, in words.
-pub(super) fn stalls(text: &str, wanted: Wanted) -> Result<Stalls, String> {
+pub(crate) fn stalls(text: &str, wanted: Wanted) -> Result<Stalls, String> {
     let mut stalls = Stalls { some: None, full: None };
     for line in text.split_inclusive('\n') {
         // A line that was cut has a total that is too small by powers of ten.

@@ -3,6 +3,9 @@
 //! Version and Status each second, a relist every ten; each call at most once in flight. A call that hangs is
 //! given up after the kubelet's own two minutes and asked again, so that nothing piles up in a stopped server.
 
+mod inspect;
+mod pods;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -17,6 +20,8 @@ use nodewhy_clock::{Clock, Stamp};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
+pub(super) use self::inspect::{Inspected, One};
+use self::pods::Targets;
 use crate::cri::{CallError, Client, StatusResponse, VersionResponse};
 use crate::host::{Host, ReadError};
 
@@ -32,6 +37,7 @@ const SUSPECT_AFTER: Duration = Duration::from_secs(3);
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// The kubelet relists each second; ten seconds show the same hang, and cost a node with 500 containers a tenth.
 const RELIST_EVERY: Duration = Duration::from_secs(10);
+const DIAL_EVERY: Duration = Duration::from_secs(10);
 /// The kubelet's runtime-request-timeout.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 
@@ -140,12 +146,25 @@ pub(super) struct Board {
     pub(super) list_pod_sandbox: Verb<()>,
     /// The second half.
     pub(super) list_containers: Verb<()>,
+    /// What single sandboxes and containers answered.
+    pub(super) inspected: Inspected,
+    /// Whom to ask one by one, by the newest relist.
+    pub(super) targets: Targets,
 }
 
 impl Board {
     /// Whether this is another link than before.
     fn connected(&mut self, link: Link, at: Stamp) -> bool {
         self.connects += 1;
+        let is_new = self.link.as_ref().is_none_or(|(known, _)| *known != link);
+        if is_new {
+            self.link = Some((link, at));
+        }
+        is_new
+    }
+
+    /// What a connect showed that was made to look, and for no call. Whether that is news.
+    fn dialled(&mut self, link: Link, at: Stamp) -> bool {
         let is_new = self.link.as_ref().is_none_or(|(known, _)| *known != link);
         if is_new {
             self.link = Some((link, at));
@@ -330,7 +349,31 @@ impl Asker {
                 |board| &mut board.relist,
                 async || { self.relist(&client).await }
             ),
+            self.inspect(&client),
+            self.dial(),
         );
+    }
+
+    /// Connects anew now and then: an old connection that is still answered may hide that nobody listens any more.
+    async fn dial(&self) {
+        loop {
+            let is_there = self
+                .shared
+                .lock()
+                .link
+                .as_ref()
+                .is_none_or(|(link, _)| matches!(link, Link::Connected { .. }));
+            self.clock.sleep(if is_there { DIAL_EVERY } else { ASK_EVERY }).await;
+            let link = match self.host.connect_unix(&self.socket) {
+                Ok(peer) => Link::Connected { pid: peer.pid },
+                Err(error) => link(&error),
+            };
+            let mut is_new = false;
+            self.shared.note(|board| is_new = board.dialled(link, self.clock.stamp()));
+            if is_new {
+                self.shared.wake();
+            }
+        }
     }
 
     fn client(&self) -> Client {
@@ -415,6 +458,9 @@ impl Asker {
             self.part(|board| &mut board.list_pod_sandbox, client.list_pod_sandbox()).await?.items;
         let containers =
             self.part(|board| &mut board.list_containers, client.list_containers()).await?.containers;
+        let (pods, targets) = pods::sorted(&sandboxes, &containers);
+        self.host.learn_pods(pods);
+        self.shared.lock().targets = targets;
         Ok(Counted {
             sandboxes: sandboxes.into_iter().map(|sandbox| sandbox.state).collect(),
             containers: containers.into_iter().map(|container| container.state).collect(),

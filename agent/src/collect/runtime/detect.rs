@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use nodewhy_proto::{EventBody, Evidence, ProcessChange, Role, Severity, Subject, SubjectKind};
 
-use super::reading::Call;
+use super::reading::{Call, Status};
 use super::{Change, Reading};
 use crate::collector::{Abnormal, Happening, Noticed, Pair};
 use crate::host::process::Process;
@@ -36,6 +36,7 @@ pub(super) fn detect(pair: Pair<'_, Reading>, thresholds: &Thresholds, noticed: 
     if !is_hung {
         noticed.states.extend(slow(reading, thresholds.limit(&SLOW)));
         noticed.states.extend(relist_slow(reading, thresholds.limit(&SLOW)));
+        noticed.states.extend(status_slow(reading, thresholds.limit(&SLOW)));
     }
     noticed.states.extend(runtime_not_ready(reading));
     if reading.serves_pods {
@@ -193,6 +194,31 @@ fn relist_slow(reading: &Reading, limit: Limit) -> Option<Abnormal> {
         since: call.unanswered_since.filter(|_| call.unanswered_seconds == Some(seconds)),
         ..state
     })
+}
+
+/// Single ones that are slow while the runtime itself answers: at most five are named.
+fn status_slow(reading: &Reading, limit: Limit) -> Vec<Abnormal> {
+    if !status_is_fast(&reading.status, limit) || reading.connect.state != "connected" {
+        return Vec::new();
+    }
+    let one = |status: &Status| {
+        let text = match status.is_answered {
+            true => format!("{} of {} took {:.1} s", status.call, status.who(), status.seconds),
+            false => {
+                format!("{} of {} has had no answer for {:.1} s", status.call, status.who(), status.seconds)
+            }
+        };
+        let source = format!("CRI {} on {}", status.call, reading.endpoint);
+        let evidence = Evidence::new(text.clone(), source)
+            .with_time(status.since)
+            .with_value(status.seconds, "seconds")
+            .with_threshold(limit.value, limit.origin);
+        let summary = format!("{text} while the runtime answers Status fast");
+        let state = abnormal(reading, "container_status_slow", Severity::Warning, summary, vec![evidence]);
+        let since = Some(status.since).filter(|_| !status.is_answered);
+        Abnormal { subject: Subject::new(SubjectKind::Container, &status.id), since, ..state }
+    };
+    reading.inspection.slower_than(limit.value).take(5).map(one).collect()
 }
 
 fn runtime_not_ready(reading: &Reading) -> Option<Abnormal> {

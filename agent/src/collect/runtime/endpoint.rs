@@ -5,21 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::collect::kubelet::find;
+use crate::distribution;
 use crate::host::process::Process;
-use crate::host::{Host, ReadError};
-
-/// Distributions' own sockets first: a node of theirs can have Docker's containerd as well, which pods never use.
-const KNOWN_PLACES: [&str; 9] = [
-    "/run/k3s/containerd/containerd.sock",
-    "/run/k0s/containerd.sock",
-    "/var/snap/microk8s/common/run/containerd.sock",
-    "/run/crio/crio.sock",
-    "/var/run/crio/crio.sock",
-    "/run/cri-dockerd.sock",
-    "/run/containerd/containerd.sock",
-    "/var/run/containerd/containerd.sock",
-    "/run/dockershim.sock",
-];
+use crate::host::{Host, ReadError, is_none_socket};
 
 const DOCKER_SOCKETS: [&str; 2] = ["/run/docker.sock", "/var/run/docker.sock"];
 
@@ -64,6 +52,12 @@ pub(crate) fn is_dockers(host: &Host) -> bool {
 
 fn named(host: &Host) -> Result<Endpoint, ReadError> {
     if let Some(socket) = &host.places().runtime_socket {
+        if is_none_socket(socket) {
+            return Err(ReadError::absent(
+                "the settings say not to ask the runtime (runtime_socket = none): whether it answers, how long a relist \
+                 takes, whether pods have a network and pods' names by its labels are not known",
+            ));
+        }
         return Ok(found(socket.clone(), "setting", Some("it is set in nodewhy's settings")));
     }
     let kubelet = find::kubelet(host);
@@ -71,7 +65,10 @@ fn named(host: &Host) -> Result<Endpoint, ReadError> {
         return Ok(endpoint);
     }
     let runs = kubelet.map(|kubelet| format!("{} runs (pid {})", kubelet.name, kubelet.pid));
-    for place in KNOWN_PLACES {
+    // The one that is set first, if one is set.
+    let set = host.places().distribution.as_deref().and_then(distribution::named);
+    let sockets = set.map(|row| row.runtime_sockets).unwrap_or_default().iter().copied();
+    for place in sockets.chain(distribution::runtime_sockets()) {
         if host.stat(place).is_ok() {
             return Ok(Endpoint {
                 socket: place.into(),

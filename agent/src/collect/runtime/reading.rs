@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use nodewhy_clock::Stamp;
 use serde::{Deserialize, Serialize};
 
-use super::asking::{Counted, Link, Verb};
+use super::asking::{Counted, Inspected, Link, One, Verb};
 use crate::cri::{StatusResponse, VersionResponse};
 
 /// How far one verb is.
@@ -126,6 +126,91 @@ impl RelistCall {
             containers: answer
                 .map(|counted| by_state(&counted.containers, &["created", "running", "exited", "unknown"])),
         }
+    }
+}
+
+/// What single sandboxes and containers answered when they were asked one by one.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Inspection {
+    /// When the newest round over all of them ended; `None`: none yet.
+    pub round_at: Option<Timestamp>,
+    /// How long it took.
+    pub round_seconds: Option<f64>,
+    /// How many answered in it.
+    pub answered: Option<u64>,
+    /// How many were not asked in it, since others did not answer.
+    pub left_out: Option<u64>,
+    /// The slowest of it.
+    pub slowest_seconds: Option<f64>,
+    /// The call in flight.
+    pub running: Option<Status>,
+    /// Those that took a second or more, or did not answer, when they were asked last; those without an answer first,
+    /// at most ten.
+    pub slow: Vec<Status>,
+}
+
+/// One call for one sandbox or container.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Status {
+    /// `PodSandboxStatus`, `ContainerStatus`.
+    pub call: &'static str,
+    /// The sandbox' or container's id.
+    pub id: String,
+    /// `namespace/name`, or the pod's UID.
+    pub pod: String,
+    /// The container's name.
+    pub container: Option<String>,
+    /// Since when it is asked; for one without an answer since it was first asked in vain.
+    pub since: Timestamp,
+    /// How long the answer took, or how long there has been none.
+    pub seconds: f64,
+    /// Whether it answered.
+    pub is_answered: bool,
+}
+
+impl Status {
+    fn of(one: &One, now: Stamp) -> Status {
+        let age = now.boot.saturating_sub(one.since.boot);
+        Status {
+            call: one.call(),
+            id: one.id().to_owned(),
+            pod: one.pod().to_owned(),
+            container: one.container().map(str::to_owned),
+            since: one.since.wall,
+            seconds: seconds(one.took.unwrap_or(age)),
+            is_answered: one.took.is_some(),
+        }
+    }
+
+    /// Whose it is, for people: `default/web (container nginx)`.
+    pub fn who(&self) -> String {
+        match &self.container {
+            Some(container) => format!("{} (container {container})", self.pod),
+            None => format!("{} (its sandbox)", self.pod),
+        }
+    }
+}
+
+impl Inspection {
+    /// From the board.
+    pub(super) fn of(inspected: &Inspected, now: Stamp) -> Inspection {
+        let round = inspected.round.as_ref();
+        Inspection {
+            round_at: round.map(|round| round.ended.wall),
+            round_seconds: round.map(|round| seconds(round.took)),
+            answered: round.map(|round| round.answered as u64),
+            left_out: round.map(|round| round.left_out as u64),
+            slowest_seconds: round.map(|round| seconds(round.slowest)),
+            running: inspected.running.as_ref().map(|one| Status::of(one, now)),
+            slow: inspected.slow.iter().map(|one| Status::of(one, now)).collect(),
+        }
+    }
+
+    /// Those that take longer than this: each that was slow, and the one in flight.
+    pub fn slower_than(&self, limit: f64) -> impl Iterator<Item = &Status> {
+        let running =
+            self.running.iter().filter(|running| self.slow.iter().all(|slow| slow.id != running.id));
+        self.slow.iter().chain(running).filter(move |status| status.seconds >= limit)
     }
 }
 

@@ -30,6 +30,8 @@ enum Manner {
     Grpc,
     Garbage,
     Drop,
+    /// gRPC on the first connection; then nobody listens any more.
+    Once,
 }
 
 /// What a call meets.
@@ -78,16 +80,20 @@ impl Drop for Fake {
 }
 
 async fn accept(listener: tokio::net::UnixListener, replies: Replies, manner: Manner) {
-    loop {
-        let (mut stream, _) = listener.accept().await.unwrap();
+    let mut listener = Some(listener);
+    while let Some(listening) = &listener {
+        let (mut stream, _) = listening.accept().await.unwrap();
         let replies = replies.clone();
+        if manner == Manner::Once {
+            listener = None;
+        }
         tokio::spawn(async move {
             match manner {
                 Manner::Drop => {}
                 Manner::Garbage => {
                     stream.write_all(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n").await.ok();
                 }
-                Manner::Grpc => {
+                Manner::Grpc | Manner::Once => {
                     let service = hyper::service::service_fn(move |request| answer(replies.clone(), request));
                     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                     server.serve_connection(TokioIo::new(stream), service).await.ok();
@@ -95,6 +101,7 @@ async fn accept(listener: tokio::net::UnixListener, replies: Replies, manner: Ma
             }
         });
     }
+    std::future::pending().await
 }
 
 async fn answer(
@@ -105,7 +112,10 @@ async fn answer(
     let reply = loop {
         let found = {
             let replies = replies.lock().unwrap();
-            replies.iter().find(|(verb, _)| path.ends_with(**verb)).map(|(_, reply)| reply.clone())
+            replies
+                .iter()
+                .find(|(verb, _)| path.rsplit('/').next() == Some(**verb))
+                .map(|(_, reply)| reply.clone())
         };
         match found {
             Some(Reply::Hang) => tokio::time::sleep(Duration::from_millis(5)).await,
@@ -149,10 +159,11 @@ fn well() -> HashMap<&'static str, Reply> {
         runtime_version: "1.0".to_owned(),
         runtime_api_version: "v1".to_owned(),
     };
-    let sandboxes =
-        cri::ListPodSandboxResponse { items: [0, 0, 1].map(|state| cri::PodSandbox { state }).to_vec() };
+    let sandboxes = cri::ListPodSandboxResponse {
+        items: [0, 0, 1].map(|state| cri::PodSandbox { state, ..Default::default() }).to_vec(),
+    };
     let containers = cri::ListContainersResponse {
-        containers: [1, 2, 2, 9].map(|state| cri::Container { state }).to_vec(),
+        containers: [1, 2, 2, 9].map(|state| cri::Container { state, ..Default::default() }).to_vec(),
     };
     HashMap::from([
         ("Version", Reply::Message(version.encode_to_vec())),
@@ -671,4 +682,87 @@ fn what_is_no_runtime_is_left_for_one_that_came_and_its_failure_forgets_nothing(
     std::fs::remove_file(root.path().join("run/containerd/containerd.sock")).unwrap();
     let states = step().noticed.expect("it was seen: that it is gone is no absence").states;
     assert_eq!(names(&states), ["runtime_socket_missing"]);
+}
+
+fn pod(id: &str, name: &str) -> cri::PodSandbox {
+    let metadata = cri::PodSandboxMetadata {
+        name: name.to_owned(),
+        uid: format!("uid-of-{name}"),
+        namespace: "default".to_owned(),
+    };
+    cri::PodSandbox { id: id.to_owned(), metadata: Some(metadata), ..Default::default() }
+}
+
+#[test]
+fn the_sandbox_that_hangs_is_named_while_the_runtime_is_well() {
+    let stage = Stage::new();
+    let fake = stage.serve();
+    let items = vec![pod("s1", "web"), pod("s2", "db")];
+    fake.reply("ListPodSandbox", Reply::Message(cri::ListPodSandboxResponse { items }.encode_to_vec()));
+    fake.reply("ListContainers", Reply::Message(Vec::new()));
+    fake.reply("PodSandboxStatus", Reply::Hang);
+    fake.reply("RuntimeConfig", Reply::Message(vec![0x0a, 0x02, 0x08, 0x01]));
+    let images =
+        cri::ListImagesResponse { images: [7, 9].map(|size_bytes| cri::Image { size_bytes }).to_vec() };
+    fake.reply("ListImages", Reply::Message(images.encode_to_vec()));
+    let mut source = stage.open();
+    stage.until(&mut source, |reading, _| reading.relist.sandboxes.is_some());
+    let pods = stage.host.pods().unwrap();
+    assert_eq!(pods.names["uid-of-web"].name, "web");
+    assert_eq!(pods.sandboxes["s2"], ("uid-of-db".to_owned(), true));
+
+    stage.mover.skip(Duration::from_secs(2));
+    let (reading, states) = stage.until(&mut source, |reading, _| reading.inspection.running.is_some());
+    assert_eq!(names(&states), [""; 0]);
+    assert_eq!(reading.inspection.running.unwrap().who(), "default/web (its sandbox)");
+    stage.mover.skip(Duration::from_secs(6));
+    let (_, states) = stage.until(&mut source, |_, states| names(states) == ["container_status_slow"]);
+    assert_eq!(states[0].subject, nodewhy_proto::Subject::new(nodewhy_proto::SubjectKind::Container, "s1"));
+    assert!(states[0].summary.starts_with("PodSandboxStatus of default/web (its sandbox) has had no answer"));
+    let began = states[0].since;
+
+    // Given up, it stays what it is, and the next one is asked.
+    stage.mover.skip(Duration::from_secs(5));
+    let (reading, states) = stage.until(&mut source, |reading, states| {
+        names(states) == ["container_status_slow"]
+            && reading.inspection.running.as_ref().is_some_and(|running| running.id == "s2")
+    });
+    assert_eq!((states[0].since, reading.inspection.slow[0].is_answered), (began, false));
+
+    let info = r#"{"pid": 4711, "runtimeSpec": {"linux": {"namespaces": [{"type": "pid"}]}}}"#;
+    let info = HashMap::from([("info".to_owned(), info.to_owned())]);
+    let answer = cri::PodSandboxStatusResponse { info };
+    fake.reply("PodSandboxStatus", Reply::Message(answer.encode_to_vec()));
+    stage.until(&mut source, |reading, _| reading.inspection.round_at.is_some() && reading.images.is_some());
+    stage.mover.skip(Duration::from_secs(12));
+    let (reading, _) = stage.until(&mut source, |reading, states| {
+        states.is_empty() && reading.inspection.slow.is_empty() && reading.cgroup_driver.is_some()
+    });
+    assert_eq!((reading.images, reading.images_bytes), (Some(2), Some(16)));
+    assert_eq!(reading.cgroup_driver, Some("cgroupfs"));
+    let networks = stage.host.sandbox_networks().unwrap();
+    assert_eq!((networks["s1"].pid, networks["s1"].is_hosts), (Some(4711), Some(true)));
+}
+
+#[test]
+fn an_old_connection_that_is_answered_hides_no_listener_that_is_gone() {
+    let stage = Stage::new();
+    let fake = Fake::start(&stage.socket(), Manner::Once);
+    let mut source = stage.open();
+    let (reading, states) = stage.until(&mut source, |reading, _| reading.status.has_answer());
+    assert_eq!((reading.connect.state, names(&states)), ("connected", Vec::new()));
+    stage.mover.skip(Duration::from_secs(10));
+    let (reading, states) = stage.until(&mut source, |_, states| !states.is_empty());
+    assert_eq!((reading.connect.state, names(&states)), ("refused", vec!["runtime_refused"]));
+    assert!(reading.status.has_answer(), "the old connection lives");
+    drop(fake);
+}
+
+#[test]
+fn a_runtime_that_is_not_to_be_asked_is_absent_with_what_is_lost() {
+    let root = tempfile::tempdir().unwrap();
+    let places = Places { runtime_socket: Some("none".into()), ..Places::default() };
+    let host = Host::new(root.path(), Clock::system(), places);
+    let Err(ReadError::Absent { why }) = open(&host) else { panic!("it was opened") };
+    assert!(why.contains("runtime_socket = none") && why.contains("how long a relist takes"), "{why}");
 }

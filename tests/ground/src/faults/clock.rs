@@ -42,10 +42,7 @@ pub static FROZEN: Fault = Fault {
     about: "the machine is frozen by its hypervisor for a minute: all its clocks stand, but the real-time clock's",
     cause: "machine_frozen",
     subject: NODE,
-    sees: &[],
-    unseen: Some(
-        "the real-time clock (/sys/class/rtc) is not compared with the system's yet: no other clock of the node's went on",
-    ),
+    sees: &[Sees::of("clock", What::Finding("machine_was_frozen"))],
     inject: |node| {
         let before = clocks(node)?;
         let since = node.clocks()?;

@@ -84,8 +84,7 @@ pub static IPAM_EXHAUSTED: Fault = Fault {
     about: "each address of the node's range belongs to a pod sandbox that is there (made by CNI ADD in its own namespace)",
     cause: "pod_density_limit",
     subject: (SubjectKind::Cni, "ground"),
-    sees: &[],
-    unseen: Some("the files of host-local's allocations are not read yet"),
+    sees: &[Sees::of("cni", What::Finding("ipam_exhausted"))],
     inject: |node| {
         node.write("/var/lib/ground/bridge.json", BRIDGE)?;
         let since = node.clocks()?;
@@ -115,8 +114,7 @@ pub static IPAM_LEAKED: Fault = Fault {
     about: "each free address of the range is held by a file of host-local whose container no longer exists",
     cause: "ipam_leak_exhausted",
     subject: (SubjectKind::Cni, "ground"),
-    sees: &[],
-    unseen: Some("the files of host-local's allocations are not read yet"),
+    sees: &[Sees::of("cni", What::Finding("ipam_leaked"))],
     inject: |node| {
         let since = node.clocks()?;
         node.sh(&format!(
@@ -136,8 +134,7 @@ pub static AGENT_SOCKET_GONE: Fault = Fault {
     about: "the CNI configuration's plugin asks an agent over its socket (a stand-in for cilium-cni), and the socket is gone",
     cause: "cni_agent_down",
     subject: (SubjectKind::Cni, "/var/run/cilium/cilium.sock"),
-    sees: &[],
-    unseen: Some("the agents of network plugins and their state files are not looked at yet"),
+    sees: &[Sees::of("cni", What::Finding("cni_agent_down"))],
     inject: |node| {
         // Stands for cilium-cni: it fails with its words when its agent's socket does not answer.
         node.write(
@@ -167,8 +164,7 @@ pub static VETH_GONE: Fault = Fault {
     about: "the host's end of a running pod's veth pair is deleted",
     cause: "pod_network_lost",
     subject: (SubjectKind::Pod, "web"),
-    sees: &[],
-    unseen: Some("pods' interfaces are not compared with what CNI made yet"),
+    sees: &[Sees::of("cni", What::Finding("sandbox_network_incomplete"))],
     inject: |node| {
         let since = node.clocks()?;
         let gone = node.sh("v=$(ip -o link show type veth | head -n 1 | sed 's/^[0-9]*: //; s/@.*//'); ip link delete $v; echo $v")?;

@@ -18,8 +18,7 @@ pub static KUBELET_THROTTLED: Fault = Fault {
     about: "kubelet.service may use 10 % of a processor (cpu.max), and has work for more",
     cause: "kubelet_cpu_throttled",
     subject: (SubjectKind::Kubelet, "kubelet"),
-    sees: &[],
-    unseen: Some("the cgroups' cpu.stat (nr_throttled of kubelet.service) is not read yet"),
+    sees: &[Sees::of("cgroups", What::Finding("kubelet_cpu_throttled"))],
     inject: |node| {
         // The stand-in has no work of its own: a busy process in its cgroup takes its share.
         node.hurt("busy", "", "cpu --threads 1")?;
@@ -75,7 +74,10 @@ pub static BLOCKED_TASKS: Fault = Fault {
     about: "450 processes are in D: each waits for fdatasync on a disk of its own kind, a suspended device-mapper device",
     cause: "disk_slow",
     subject: (SubjectKind::Node, "ground"),
-    sees: &[Sees::of("pressure", What::Finding("io_stalled"))],
+    sees: &[
+        Sees::of("pressure", What::Finding("io_stalled")),
+        Sees::of("tasks", What::Finding("load_from_blocked_tasks")),
+    ],
     inject: |node| {
         node.sh("modprobe brd rd_nr=1 rd_size=32768
              echo \"0 $(blockdev --getsz /dev/ram0) linear /dev/ram0 0\" | dmsetup create blocked

@@ -25,6 +25,7 @@ pub static CONNTRACK_FULL: Fault = Fault {
     sees: &[
         Sees::of("oom", What::KernelMessage("conntrack_table_full")),
         Sees::of("kubelet", What::Finding("kubelet_healthz_hung")),
+        Sees::of("conntrack", What::Finding("conntrack_table_full")),
     ],
     inject: |node| {
         namespace(node, "peer", "10.99.1")?;
@@ -96,8 +97,7 @@ pub static SERVICES_LEGACY: Fault = Fault {
     about: "50,000 services with an endpoint each in legacy iptables: 200,000 rules of kube-proxy's shape in table nat",
     cause: "kube_services_explosion",
     subject: NODE,
-    sees: &[],
-    unseen: Some("the size of the tables (and the time of kube-proxy's synchronization) is not read yet"),
+    sees: &[Sees::of("netfilter", What::Finding("service_rules_many"))],
     inject: |node| {
         let since = node.clocks()?;
         let took = rules(node, LEGACY, 50_000, "iptables-legacy-restore --noflush < /var/lib/ground/rules")?;
@@ -154,8 +154,7 @@ pub static SERVICES_NFT: Fault = Fault {
             (50,000 such take the emulated machine seven minutes), 49,000 without",
     cause: "kube_services_explosion",
     subject: NODE,
-    sees: &[],
-    unseen: Some("the size of the tables (and the time of kube-proxy's synchronization) is not read yet"),
+    sees: &[Sees::of("netfilter", What::Finding("service_rules_many"))],
     inject: |node| {
         let since = node.clocks()?;
         let took = rules(node, NFT, 50_000, "nft -f /var/lib/ground/rules")?;
@@ -180,8 +179,7 @@ pub static XTABLES_LOCK: Fault = Fault {
     about: "a process holds the lock /run/xtables.lock for 30 s, as an iptables that hangs does: kube-proxy's can't write",
     cause: "xtables_lock_held",
     subject: NODE,
-    sees: &[],
-    unseen: Some("who holds /run/xtables.lock, and for how long (/proc/locks), is not read yet"),
+    sees: &[Sees::of("netfilter", What::Finding("xtables_lock_held"))],
     inject: |node| {
         let since = node.clocks()?;
         node.sh("systemd-run --quiet --collect --unit=hurt-lock flock -x /run/xtables.lock sleep 30")?;
@@ -207,7 +205,10 @@ pub static NEIGHBOURS: Fault = Fault {
     about: "gc_thresh3 of the neighbour table is 64, and packets go to 200 addresses of one link",
     cause: "neighbor_overflow",
     subject: NODE,
-    sees: &[Sees::of("oom", What::KernelMessage("neighbor_table_overflow"))],
+    sees: &[
+        Sees::of("oom", What::KernelMessage("neighbor_table_overflow")),
+        Sees::of("network", What::Finding("neighbour_table_full")),
+    ],
     inject: |node| {
         namespace(node, "peer", "10.99.1")?;
         node.sh("cd /proc/sys/net/ipv4/neigh/default; \
@@ -238,8 +239,7 @@ pub static SOFTIRQ_STORM: Fault = Fault {
     about: "the kernel's pktgen sends at full speed over a veth pair, and one processor's softirqs receive it all",
     cause: "softirq_packet_storm",
     subject: NODE,
-    sees: &[],
-    unseen: Some("/proc/net/softnet_stat and the time of ksoftirqd are not read yet"),
+    sees: &[Sees::of("network", What::Finding("packet_storm"))],
     inject: |node| {
         namespace(node, "storm", "10.99.3")?;
         let mac = node.sh("ip -n storm -br link show dev eth0 | awk '{print $3}'")?;

@@ -16,7 +16,6 @@ use crate::node::Node;
 const DATA: (SubjectKind, &str) = (SubjectKind::Node, "/dev/mapper/data");
 const ROOT: (SubjectKind, &str) = (SubjectKind::Node, "/dev/vda");
 const SCSI: (SubjectKind, &str) = (SubjectKind::Node, "/dev/sda");
-const FILE_SYSTEMS: &str = "file systems' free bytes and inodes are not read yet";
 /// qemu's name of the root disk.
 const ROOT_DRIVE: &str = "virtio0";
 /// Writes and waits for the disk, over and over: what a runtime that unpacks an image does.
@@ -30,8 +29,7 @@ pub static NODEFS_FULL: Fault = Fault {
     about: "a file takes every byte of the root file system (the kubelet's nodefs: /var/lib/kubelet, /var/log)",
     cause: "disk_full",
     subject: ROOT,
-    sees: &[],
-    unseen: Some(FILE_SYSTEMS),
+    sees: &[Sees::of("disk", What::Finding("filesystem_full"))],
     inject: |node| fill(node, "/var/lib/ground/filler"),
     undo: |node| node.sh("rm -f /var/lib/ground/filler").map(drop),
     ..Fault::USUAL
@@ -43,8 +41,7 @@ pub static IMAGEFS_FULL: Fault = Fault {
     about: "a file takes every byte of containerd's file system (the kubelet's imagefs): no pod can be made",
     cause: "disk_full",
     subject: DATA,
-    sees: &[],
-    unseen: Some(FILE_SYSTEMS),
+    sees: &[Sees::of("disk", What::Finding("filesystem_full"))],
     inject: |node| {
         let injected = fill(node, "/var/lib/containerd/filler")?;
         Ok(injected.proven("making a pod", unlucky(node)))
@@ -72,8 +69,7 @@ pub static INODES_EXHAUSTED: Fault = Fault {
     about: "empty files take every inode of containerd's file system; its bytes are free",
     cause: "inode_full",
     subject: DATA,
-    sees: &[],
-    unseen: Some(FILE_SYSTEMS),
+    sees: &[Sees::of("disk", What::Finding("filesystem_inodes_full"))],
     inject: |node| {
         let make = |but: &str| {
             format!(
@@ -107,6 +103,7 @@ pub static READONLY_BY_ERROR: Fault = Fault {
         Sees::of("oom", What::KernelMessage("fs_remounted_readonly")),
         Sees::of("oom", What::KernelMessage("journal_aborted")),
         Sees::of("oom", What::KernelMessage("buffer_io_error")),
+        Sees::of("disk", What::Finding("filesystem_readonly")),
     ],
     inject: |node| {
         let since = table(node, "error")?;
@@ -127,6 +124,7 @@ pub static READONLY_BY_FLAKEY: Fault = Fault {
     sees: &[
         Sees::of("oom", What::KernelMessage("fs_remounted_readonly")),
         Sees::of("oom", What::KernelMessage("buffer_io_error")),
+        Sees::of("disk", What::Finding("filesystem_readonly")),
     ],
     inject: |node| {
         node.sh("modprobe dm_flakey")?;
@@ -148,6 +146,8 @@ pub static SCSI_ERRORS: Fault = Fault {
     sees: &[
         Sees::of("oom", What::KernelMessage("io_error")),
         Sees::of("oom", What::KernelMessage("fs_remounted_readonly")),
+        Sees::of("disk", What::Finding("filesystem_readonly")),
+        Sees::of("disk", What::Finding("disk_errors")),
     ],
     inject: |node| {
         volume(node)?;
@@ -190,7 +190,7 @@ pub static SLOW: Fault = Fault {
     about: "each I/O of containerd's disk takes 1.5 s (dm-delay) while something writes there",
     cause: "disk_slow",
     subject: DATA,
-    sees: &[Sees::of("pressure", What::Finding("io_stalled"))],
+    sees: &[Sees::of("pressure", What::Finding("io_stalled")), Sees::of("disk", What::Finding("disk_slow"))],
     inject: |node| {
         node.sh("modprobe dm_delay")?;
         node.sh(WRITER)?;
@@ -218,6 +218,7 @@ pub static HUNG: Fault = Fault {
     sees: &[
         Sees::of("pressure", What::Finding("io_stalled")),
         Sees::of("oom", What::KernelMessage("hung_task")),
+        Sees::of("disk", What::Finding("disk_hung")),
     ],
     inject: |node| {
         // 120 s by default: no fault takes that long here.
@@ -253,7 +254,7 @@ pub static ROOT_HUNG: Fault = Fault {
             writes there",
     cause: "disk_slow",
     subject: ROOT,
-    sees: &[Sees::of("pressure", What::Finding("io_stalled"))],
+    sees: &[Sees::of("pressure", What::Finding("io_stalled")), Sees::of("disk", What::Finding("disk_hung"))],
     inject: |node| {
         node.sh(
             "systemd-run --quiet --collect --unit=writer sh -c \
@@ -285,7 +286,11 @@ pub static ETCD_FSYNC_SLOW: Fault = Fault {
     about: "etcd runs on a disk of its own, and is written to; then each write of that disk takes 0.5 s (dm-delay), and a flush of its log many of them",
     cause: "etcd_slow_disk",
     subject: (SubjectKind::Process, "etcd"),
-    sees: &[Sees::of("pressure", What::Finding("io_stalled"))],
+    sees: &[
+        Sees::of("pressure", What::Finding("io_stalled")),
+        Sees::of("disk", What::Finding("disk_slow")),
+        Sees::of("control_plane", What::Finding("etcd_slow_disk")),
+    ],
     inject: |node| {
         node.sh("modprobe loop; modprobe dm_delay; truncate -s 256M /var/lib/ground/etcd.disk")?;
         node.sh(&format!(

@@ -11,13 +11,10 @@ use nix::libc::SIGKILL;
 use nodewhy_proto::SubjectKind;
 
 use super::tasks::harm;
-use crate::fault::{Expect, Fault, Injected};
+use crate::fault::{Expect, Fault, Injected, Sees, What};
 use crate::node::Node;
 
 const API: (SubjectKind, &str) = (SubjectKind::Kubelet, "10.99.0.1:6443");
-const UNSEEN: Option<&str> = Some(
-    "the kubelet's connections (INET_DIAG: state, unacknowledged bytes, age of the last answer) are not read yet",
-);
 const CONNECTIONS: &str = "ss -tnoi state all dst 10.99.0.1";
 const DIAL: &str =
     "r=0; busybox timeout 4 busybox nc -w 3 10.99.0.1 6443 </dev/null || r=$?; echo exit code $r";
@@ -28,8 +25,7 @@ pub static API_UNREACHABLE: Fault = Fault {
     about: "the link to the API server's address goes down on its far side: the connection dies, and no new one is made",
     cause: "node_api_partition",
     subject: API,
-    sees: &[],
-    unseen: UNSEEN,
+    sees: &[Sees::of("api_server", What::Finding("api_server_unreachable"))],
     diagnosed: Expect::NotYet("it is concluded from the API's facts, by exclusion, and there are none here"),
     inject: |node| {
         api_server(node, "")?;
@@ -51,8 +47,7 @@ pub static API_SLOW: Fault = Fault {
     about: "the API server's stand-in answers each request after 8 s",
     cause: "apiserver_overloaded",
     subject: API,
-    sees: &[],
-    unseen: Some("how long the API server takes to answer the kubelet (its own metrics) is not read yet"),
+    sees: &[Sees::of("api_server", What::Finding("api_server_slow"))],
     inject: |node| {
         let since = node.clocks()?;
         api_server(node, "--slow-ms 8000")?;
@@ -78,8 +73,7 @@ pub static API_CONNECTION_DEAD: Fault = Fault {
             balancer forgot it: what it sends is never acknowledged, while new connections are made at once",
     cause: "stale_api_connection",
     subject: API,
-    sees: &[],
-    unseen: UNSEEN,
+    sees: &[Sees::of("api_server", What::Finding("stale_api_connection"))],
     inject: |node| {
         api_server(node, "")?;
         kubelet_connection(node)?;

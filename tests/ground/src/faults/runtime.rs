@@ -72,8 +72,7 @@ pub static ONE_CONTAINER_HUNG: Fault = Fault {
     about: "the shim of one pod is stopped with SIGSTOP: containerd is well, one container's status never comes",
     cause: "pod_inspect_hang",
     subject: SOCKET,
-    sees: &[],
-    unseen: Some("the status of single containers (a call a container) is not asked for yet"),
+    sees: &[Sees::of("runtime", What::Finding("container_status_slow"))],
     inject: |node| {
         let shim = node.sh("pgrep -f -o containerd-shim-runc-v2")?;
         let pid = shim.trim().parse()?;

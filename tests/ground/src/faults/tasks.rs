@@ -20,7 +20,10 @@ pub static PIDS_OF_A_POD: Fault = Fault {
     about: "a pod with a limit of 40 process ids (pids.max of its slice) forks until the kernel refuses",
     cause: "pid_exhausted_cgroup",
     subject: (SubjectKind::Pod, "forker"),
-    sees: &[Sees::of("oom", What::KernelMessage("fork_rejected_by_pids"))],
+    sees: &[
+        Sees::of("oom", What::KernelMessage("fork_rejected_by_pids")),
+        Sees::of("cgroups", What::Finding("pids_limit_reached")),
+    ],
     inject: |node| {
         node.pod(&json!({
             "name": "forker", "namespace": "default", "qos": "besteffort", "image": "localhost/busybox:1",
@@ -45,10 +48,7 @@ pub static PIDS_OF_THE_NODE: Fault = Fault {
     about: "kernel.pid_max is lowered, and a process outside of any pod forks until the kernel has no id left",
     cause: "pid_exhausted_node",
     subject: NODE,
-    sees: &[],
-    unseen: Some(
-        "the count of tasks (/proc/loadavg) against kernel.pid_max and kernel.threads-max is not read yet",
-    ),
+    sees: &[Sees::of("tasks", What::Finding("node_tasks_exhausted"))],
     inject: |node| {
         let before = node.clocks()?;
         node.write("/proc/sys/kernel/pid_max", "600")?;
@@ -80,8 +80,7 @@ pub static ZOMBIES: Fault = Fault {
     // The catalogue knows zombies only as what to tell apart from `pid_exhausted_node`: an id of its own, in its style.
     cause: "zombies_unreaped",
     subject: NODE,
-    sees: &[],
-    unseen: Some("the states of processes (/proc/PID/stat) are not counted yet"),
+    sees: &[Sees::of("tasks", What::Finding("zombies_many"))],
     inject: |node| {
         let (since, said) = harm(node, "zombies", "", "zombies --count 150")?;
         Ok(Injected::since(since).proven("hurt zombies", said).proven(
@@ -100,7 +99,10 @@ pub static FILES_OF_THE_NODE: Fault = Fault {
     about: "fs.file-max is lowered to 400 above what is open, and a process without privileges opens files until ENFILE",
     cause: "fd_or_inotify_exhausted",
     subject: NODE,
-    sees: &[Sees::of("oom", What::KernelMessage("file_max_reached"))],
+    sees: &[
+        Sees::of("oom", What::KernelMessage("file_max_reached")),
+        Sees::of("tasks", What::Finding("file_handles_exhausted")),
+    ],
     inject: |node| {
         node.sh("echo $(( $(cut -f 1 /proc/sys/fs/file-nr) + 400 )) > /proc/sys/fs/file-max")?;
         // Who may CAP_SYS_ADMIN is not bound by it: the harm runs as another user.

@@ -44,6 +44,13 @@ pub(super) fn first(sees: &Sees, elapsed: &Elapsed<'_>, undone: Option<f64>, sto
             },
             Dated::ByKernel,
         ),
+        What::LogLine(pattern) => event(
+            &|event| {
+                event.source == sees.collector
+                    && matches!(&event.body, EventBody::LogLine(line) if line.pattern == pattern)
+            },
+            Dated::ByAgent,
+        ),
         What::ClockStepped => {
             event(&|event| matches!(event.body, EventBody::ClockStepped { .. }), Dated::ByAgent)
         }
@@ -152,6 +159,7 @@ fn told(body: &EventBody) -> String {
         EventBody::FindingBegan { finding } => finding.summary.clone(),
         EventBody::OomKill(kill) => format!("{}[{}] was killed", kill.name, kill.pid),
         EventBody::KernelMessage(message) => message.line.clone(),
+        EventBody::LogLine(line) => line.line.clone(),
         EventBody::ClockStepped { seconds } => format!("stepped by {seconds:.1} s"),
         _ => String::new(),
     }

@@ -51,6 +51,8 @@ fn info(
         memory_total_bytes: None,
         runtime: None,
         kubelet: None,
+        distribution: None,
+        shared_kernel: None,
         agent: AgentInfo {
             version: "0.1.0".to_owned(),
             started: at(0),

@@ -18,11 +18,12 @@ struct Kill<'a> {
     victim: &'a str,
     /// `… Killed process …`.
     killed: &'a str,
-    /// When that was written, by the kernel log's own clock.
-    nanos: i64,
+    /// When the first such line, of whatever process, was written, by the kernel log's own clock.
+    first_nanos: i64,
 }
 
-/// Waits for the kill whose `oom-kill:` line has all of these in it. The fault is as old as the kernel's line.
+/// Waits for the kill whose `oom-kill:` line has all of these in it. The fault is as old as the first kill of its kind
+/// in the kernel's log: a node that runs out of memory may kill others first, and what they show is its sign too.
 pub(super) fn wait(node: &Node, wanted: &[&str]) -> anyhow::Result<Injected> {
     let mut log = String::new();
     let mut counted = 0;
@@ -38,7 +39,7 @@ pub(super) fn wait(node: &Node, wanted: &[&str]) -> anyhow::Result<Injected> {
     })
     .with_context(|| format!("{counted} kills: {}", about(&log)))?;
     let kill = find(&log, wanted).context("the kill is gone from the log")?;
-    let since = clocks(node, kill.nanos)?;
+    let since = clocks(node, kill.first_nanos)?;
     Ok(Injected::since(since).proven("dmesg", kill.victim).proven("dmesg", kill.killed))
 }
 
@@ -64,7 +65,12 @@ fn find<'a>(log: &'a str, wanted: &[&str]) -> Option<Kill<'a>> {
     let (pid, _) = pid.split_once(',')?;
     let wanted = format!("Killed process {pid} (");
     let killed = lines.find(|line| line.contains(&wanted))?;
-    Some(Kill { victim, killed, nanos: nanos(killed)? })
+    // `Out of memory` or `Memory cgroup out of memory`.
+    let (_, kind) = killed.split_once("] ")?;
+    let (kind, _) = kind.split_once(": Killed process ")?;
+    let same = format!("] {kind}: Killed process ");
+    let first = log.lines().find(|line| line.contains(&same))?;
+    Some(Kill { victim, killed, first_nanos: nanos(first)? })
 }
 
 /// `[   59.652221] text`.
@@ -88,4 +94,27 @@ fn clocks(node: &Node, nanos_then: i64) -> anyhow::Result<Clocks> {
         boot_nanos: now.boot_nanos - ago,
         monotonic_nanos: now.monotonic_nanos - ago,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The lines that the kernel writes (mm/oom_kill.c), shortened, as two kills of one run.
+    const LOG: &str = "\
+[   31.050000] oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,task_memcg=/kubepods.slice/a,task=tail,pid=812,uid=0
+[   31.060000] Out of memory: Killed process 812 (tail) total-vm:51608kB, anon-rss:48568kB, file-rss:1528kB, shmem-rss:0kB, UID:0 pgtables:140kB oom_score_adj:1000
+[   33.100000] oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,task_memcg=/system.slice/kubelet.service,task=kubelet,pid=900,uid=0
+[   33.200000] Out of memory: Killed process 900 (kubelet) total-vm:2051608kB, anon-rss:648568kB, file-rss:1528kB, shmem-rss:0kB, UID:0 pgtables:140kB oom_score_adj:0
+";
+
+    #[test]
+    fn the_fault_is_as_old_as_the_first_kill_of_its_kind() {
+        let kill = find(LOG, &["global_oom", "task=kubelet"]).unwrap();
+        assert!(kill.killed.contains("process 900 (kubelet)") && kill.victim.contains("pid=900"));
+        assert_eq!(kill.first_nanos, 31_060_000_000);
+        assert_eq!(find(LOG, &["global_oom", "task=containerd"]), None);
+        let (first, _) = LOG.split_once("[   33.1").unwrap();
+        assert_eq!(find(first, &["global_oom", "task=kubelet"]), None);
+    }
 }

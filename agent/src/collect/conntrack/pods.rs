@@ -1,0 +1,93 @@
+//! Which pod has which address: by the results that CNI's library keeps of every attachment that containerd and CRI-O
+//! make (libcni/api.go, `cachedInfo`), so that no runtime need answer.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use serde::Deserialize;
+
+use crate::host::{Host, ReadError};
+
+const RESULTS: &str = "/var/lib/cni/results";
+/// A node has at most some hundred pods; a folder with more holds leftovers, which say nothing of the living.
+const MOST_FILES: usize = 4000;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Cached {
+    container_id: String,
+    #[serde(default)]
+    cni_args: Vec<(String, String)>,
+    result: Attached,
+}
+
+#[derive(Deserialize)]
+struct Attached {
+    #[serde(default)]
+    ips: Vec<Address>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    /// With the prefix' length: `10.88.0.5/16`.
+    address: String,
+}
+
+/// Addresses with `namespace/name` of their pods.
+pub(super) fn addresses(host: &Host) -> Result<HashMap<IpAddr, String>, ReadError> {
+    let files = match host.list(RESULTS) {
+        Ok(files) => files,
+        Err(ReadError::NotFound { .. }) => {
+            return Err(ReadError::absent(format!(
+                "{RESULTS} does not exist: pods' addresses are not known"
+            )));
+        }
+        Err(error) => return Err(error),
+    };
+    if files.len() > MOST_FILES {
+        return Err(ReadError::Other(format!(
+            "{RESULTS} has {} files: more than can be living pods",
+            files.len()
+        )));
+    }
+    let living = host.pods();
+    let mut found = HashMap::new();
+    for file in files {
+        // One that is being written, or is not of this form, costs only itself.
+        let Some(cached) = host.read(format!("{RESULTS}/{file}")).ok().and_then(|text| parse(&text)) else {
+            continue;
+        };
+        // An address may be given to the next pod before the last one's result is removed.
+        let is_dead = |pods: &crate::host::known::Pods| !pods.sandboxes.contains_key(&cached.container_id);
+        if living.as_deref().is_some_and(is_dead) {
+            continue;
+        }
+        let by_runtime = living.as_deref().and_then(|pods| {
+            let (uid, _) = pods.sandboxes.get(&cached.container_id)?;
+            pods.names.get(uid).map(|pod| format!("{}/{}", pod.namespace, pod.name))
+        });
+        let Some(name) = by_runtime.or_else(|| cached.pod()) else { continue };
+        for address in cached.addresses() {
+            found.insert(address, name.clone());
+        }
+    }
+    Ok(found)
+}
+
+fn parse(text: &str) -> Option<Cached> {
+    serde_json::from_str(text).ok()
+}
+
+impl Cached {
+    fn pod(&self) -> Option<String> {
+        let argument = |wanted: &str| {
+            let found = self.cni_args.iter().find(|(name, _)| name == wanted)?;
+            Some(found.1.as_str()).filter(|value| !value.is_empty())
+        };
+        Some(format!("{}/{}", argument("K8S_POD_NAMESPACE")?, argument("K8S_POD_NAME")?))
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.result.ips.iter().filter_map(|ip| ip.address.split('/').next()?.parse().ok())
+    }
+}
