@@ -81,6 +81,7 @@ impl Up {
             },
             kubelet_healthz: self.kubelet_healthz,
             kubelet_root: self.kubelet_root.clone(),
+            netfilter_exact_entries_max: usual.netfilter_exact_entries_max,
         }
     }
 }
