@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -90,12 +91,12 @@ pub struct Table {
     pub rules_at_most: Option<u64>,
     /// Its chains with their rules, `None` where they were not counted.
     #[serde(skip)]
-    pub chains: Vec<(String, Option<u64>)>,
+    pub chains: Arc<Vec<(String, Option<u64>)>>,
     /// How many chains it has.
     pub chains_count: usize,
     /// Its sets and maps with names.
     #[serde(skip)]
-    pub sets: Vec<Set>,
+    pub sets: Arc<Vec<Set>>,
     /// Elements of all its sets and maps. `None`: they were not counted.
     pub elements: Option<u64>,
 }
@@ -147,7 +148,7 @@ pub(super) fn ruleset(netlink: &mut Netlink, most: u64) -> Result<Ruleset, Netli
         let Some(table) = tables.get_mut(&(chain.family, chain.table.clone())) else { continue };
         table.rules = table.rules.zip(rules).map(|(sum, rules)| sum + rules);
         table.rules_at_most = table.rules_at_most.zip(chain.used).map(|(sum, used)| sum + u64::from(used));
-        table.chains.push((chain.name.clone(), rules));
+        Arc::make_mut(&mut table.chains).push((chain.name.clone(), rules));
         table.chains_count += 1;
     }
     let mut left = most;
@@ -161,7 +162,7 @@ pub(super) fn ruleset(netlink: &mut Netlink, most: u64) -> Result<Ruleset, Netli
             });
         }
         of.elements = of.elements.zip(elements).map(|(sum, elements)| sum + elements);
-        of.sets.push(Set { name, elements });
+        Arc::make_mut(&mut of.sets).push(Set { name, elements });
     }
     Ok(Ruleset { tables: tables.into_values().collect(), uncounted, changed_meanwhile: changed })
 }
@@ -178,9 +179,9 @@ fn tables(netlink: &mut Netlink, changed: &mut bool) -> Result<Tables, NetlinkEr
             name: name.to_owned(),
             rules: Some(0),
             rules_at_most: Some(0),
-            chains: Vec::new(),
+            chains: Arc::default(),
             chains_count: 0,
-            sets: Vec::new(),
+            sets: Arc::default(),
             elements: Some(0),
         };
         tables.insert((family, name.to_owned()), table);

@@ -177,7 +177,7 @@ pub(super) fn kube_chains(reading: &Reading) -> KubeChains {
     // Where a part is not counted, what is counted stands: it is at least that.
     let is_empty = reading.legacy.is_empty() && reading.legacy_missing.is_empty();
     let counted = reading.legacy.iter().any(|table| table.chains.is_some());
-    let chains = reading.legacy.iter().filter_map(|table| table.chains.as_ref()).flatten();
+    let chains = reading.legacy.iter().filter_map(|table| table.chains.as_deref()).flatten();
     let legacy = chains.filter(|(name, rules)| is_kube(name) && **rules > 0).count() as u64;
     let legacy = (is_empty || counted).then_some(legacy);
     for table in reading.legacy.iter().filter(|table| table.table == "nat" && table.family.name() == "ip") {
@@ -185,7 +185,8 @@ pub(super) fn kube_chains(reading: &Reading) -> KubeChains {
             services.max(table.chains.as_ref().and_then(|chains| chains.get("KUBE-SERVICES").copied()));
     }
     let nft = reading.nft.as_ref().and_then(|nft| {
-        let chains = nft.tables.iter().flat_map(|table| &table.chains).filter(|(name, _)| is_kube(name));
+        let chains =
+            nft.tables.iter().flat_map(|table| table.chains.iter()).filter(|(name, _)| is_kube(name));
         let is_unknown = chains.clone().any(|(_, rules)| rules.is_none());
         let count = chains.filter(|(_, rules)| rules.is_some_and(|rules| rules > 0)).count() as u64;
         (count > 0 || !is_unknown).then_some(count)
@@ -233,7 +234,12 @@ pub(super) fn page(reading: &Reading) -> Result<Value, serde_json::Error> {
         .legacy
         .iter()
         .map(|table| {
-            let chains = table.chains.iter().flatten().map(|(name, rules)| (name.as_str(), Some(*rules)));
+            let chains = table
+                .chains
+                .as_deref()
+                .into_iter()
+                .flatten()
+                .map(|(name, rules)| (name.as_str(), Some(*rules)));
             let mut value = json!({"family": table.family, "table": table.table});
             with_chains(&mut value, chains.collect());
             value
@@ -245,7 +251,8 @@ pub(super) fn page(reading: &Reading) -> Result<Value, serde_json::Error> {
         .flat_map(|nft| &nft.tables)
         .map(|table| {
             let chains = table.chains.iter().map(|(name, rules)| (name.as_str(), *rules));
-            let mut value = json!({"family": table.family, "table": table.name, "sets": table.sets});
+            let mut value =
+                json!({"family": table.family, "table": table.name, "sets": table.sets.as_slice()});
             with_chains(&mut value, chains.collect());
             value
         })

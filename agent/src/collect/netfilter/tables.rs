@@ -1,6 +1,7 @@
 //! What is kept of the tables between readings: a gauge each tick, exact counts after a change.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -32,7 +33,7 @@ pub struct LegacyTable {
     pub rules: Option<u64>,
     /// Rules by chain then.
     #[serde(skip)]
-    pub chains: Option<Chains>,
+    pub chains: Option<Arc<Chains>>,
     /// How many chains it had then.
     pub chains_count: Option<usize>,
     /// Seconds since they were counted.
@@ -62,7 +63,7 @@ pub struct Nft {
 
 struct Counted {
     info: Info,
-    chains: Result<Chains, String>,
+    chains: Result<Arc<Chains>, String>,
     at: Duration,
 }
 
@@ -111,7 +112,7 @@ impl Legacy {
         let too_large = u64::from(info.entries) > most || info.size > MOST_BYTES;
         if due && !too_large {
             let counted = match legacy::exact(socket, family, &table) {
-                Ok((info, chains)) => Counted { info, chains: Ok(chains), at: now },
+                Ok((info, chains)) => Counted { info, chains: Ok(Arc::new(chains)), at: now },
                 Err(error) => Counted { info, chains: Err(error.to_string()), at: now },
             };
             self.counted.insert(key.clone(), counted);
@@ -135,7 +136,7 @@ impl Legacy {
             entries: info.entries,
             size_bytes: info.size,
             rules: chains.map(|chains| chains.values().sum()),
-            chains_count: chains.map(BTreeMap::len),
+            chains_count: chains.map(|chains| chains.len()),
             chains: chains.cloned(),
             counted_seconds_ago: counted
                 .filter(|_| chains.is_some())

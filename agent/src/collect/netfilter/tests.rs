@@ -67,7 +67,7 @@ fn legacy_rules_are_counted_as_iptables_save_lists_them() {
     for (family, tool) in [(Family::Ip, "iptables-legacy-save"), (Family::Ip6, "ip6tables-legacy-save")] {
         let mut ours = BTreeMap::new();
         for table in reading.legacy.iter().filter(|table| table.family == family) {
-            for (chain, rules) in table.chains.as_ref().unwrap() {
+            for (chain, rules) in table.chains.as_deref().unwrap() {
                 ours.insert((table.table.clone(), chain.clone()), *rules);
             }
         }
@@ -168,10 +168,10 @@ fn nft_rules_and_elements_are_counted_as_nft_lists_them() {
     let nft = reading.nft.as_ref().unwrap();
     let (mut rules, mut elements) = (BTreeMap::new(), BTreeMap::new());
     for table in &nft.tables {
-        for (chain, count) in &table.chains {
+        for (chain, count) in table.chains.iter() {
             rules.insert(format!("{} {} {chain}", table.family, table.name), count.unwrap());
         }
-        for set in &table.sets {
+        for set in table.sets.iter() {
             elements.insert(format!("{} {} {}", table.family, table.name, set.name), set.elements.unwrap());
         }
     }
