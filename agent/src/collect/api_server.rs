@@ -60,6 +60,7 @@ pub struct Source {
     look: Apart<Look>,
     began: Option<Duration>,
     newest: Option<Look>,
+    last: Option<Found>,
     watch: Watch,
     connections: Option<Connections>,
     known: BTreeSet<IpAddr>,
@@ -117,6 +118,7 @@ fn open(_: &Host) -> Result<Source, ReadError> {
         look: Apart::start("api-server")?,
         began: None,
         newest: None,
+        last: None,
         watch: Watch::default(),
         connections: None,
         known: BTreeSet::new(),
@@ -135,8 +137,8 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     let due = source.began.is_none_or(|began| now.saturating_sub(began) >= EVERY.saturating_sub(SLACK));
     let ended = source.look.take(Duration::ZERO)?;
     if due {
-        let asking = host.clone();
-        if source.look.begin(now, move || look(&asking)) {
+        let (asking, last) = (host.clone(), source.last.clone());
+        if source.look.begin(now, move || look(&asking, last)) {
             source.began = Some(now);
         }
     }
@@ -200,12 +202,18 @@ fn note(source: &mut Source, look: Look) {
         Some(Ok(found)) => Some(source.watch.take(found.clone(), &look.owner, &source.known, look.ended)),
         _ => None,
     };
+    source.last = look.found.as_ref().ok().cloned().or(source.last.take());
     source.newest = Some(look);
 }
 
-fn look(host: &Host) -> Look {
+/// `last`: where it was at the look before. A connection that told it may be gone, the very thing that is to be seen.
+fn look(host: &Host, last: Option<Found>) -> Look {
     let namespace = host.network_is_hosts();
-    let found = address::find(host).and_then(|found| {
+    let found = match (address::find(host), last) {
+        (Err(ReadError::Absent { .. }), Some(last)) => Ok(last),
+        (found, _) => found,
+    };
+    let found = found.and_then(|found| {
         // Another namespace has another loopback device: nobody listening there is no news of the node.
         let host = found.target.host.as_str();
         let is_loopback = host.parse::<IpAddr>().map_or(host == "localhost", |address| address.is_loopback());

@@ -4,16 +4,23 @@
 //! The certificate is not checked for trust: a server that a stranger put there is an answer too, and nothing is told
 //! to it. What it shows (names, from when to when) is read and told.
 
+mod certificate;
+mod target;
+
+pub use certificate::Certificate;
+pub use target::Target;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use nodewhy_clock::{Clock, Stamp};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
+
+use certificate::Seen;
 
 use super::Host;
 use super::dns::{self, Kind, Question, Reply};
@@ -23,61 +30,6 @@ const LONGEST_HEAD_BYTES: usize = 16 * 1024;
 /// So many addresses of one name are tried.
 const MOST_TRIED: usize = 3;
 const NAMESERVER_LIMIT: Duration = Duration::from_secs(2);
-
-/// Whom to dial.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
-    /// A name or an address.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// Whether it speaks TLS.
-    pub tls: bool,
-}
-
-impl Target {
-    /// `https://api.example.org:6443/path`, `192.0.2.10:6443`, `[fd00::1]`, `api.example.org`. Without a port that of the
-    /// scheme; without a scheme TLS. `None`: it is none of these.
-    pub fn parse(text: &str) -> Option<Target> {
-        let (tls, rest) = match text.split_once("://") {
-            Some(("https", rest)) => (true, rest),
-            Some(("http", rest)) => (false, rest),
-            Some(_) => return None,
-            None => (true, text),
-        };
-        let authority = rest.split('/').next()?;
-        let (host, port) = match authority.strip_prefix('[') {
-            Some(rest) => {
-                let (host, port) = rest.split_once(']')?;
-                (host, port)
-            }
-            None => authority.find(':').map_or((authority, ""), |at| authority.split_at(at)),
-        };
-        let port = match port.strip_prefix(':') {
-            Some(port) => port.parse().ok().filter(|port| *port > 0)?,
-            None if port.is_empty() => {
-                if tls {
-                    443
-                } else {
-                    80
-                }
-            }
-            None => return None,
-        };
-        let is_ip = host.parse::<IpAddr>().is_ok();
-        let is_name = !host.is_empty()
-            && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-        (is_ip || is_name).then(|| Target { host: host.to_owned(), port, tls })
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let brackets = self.host.contains(':');
-        let (open, close) = if brackets { ("[", "]") } else { ("", "") };
-        write!(f, "{open}{}{close}:{}", self.host, self.port)
-    }
-}
 
 /// The step in which it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -155,21 +107,6 @@ pub struct Answer {
     /// The beginning of the body, where it is not well: which check failed.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub body: String,
-}
-
-/// What the server's certificate says.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Certificate {
-    /// Valid from.
-    pub not_before: Option<Timestamp>,
-    /// Valid until.
-    pub not_after: Option<Timestamp>,
-    /// Its subject.
-    pub subject: String,
-    /// Who signed it.
-    pub issuer: String,
-    /// DNS names and addresses; at most 32.
-    pub names: Vec<String>,
 }
 
 /// One dial.
@@ -527,81 +464,6 @@ fn head(bytes: &[u8]) -> Result<Option<Head>, String> {
 /// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, 5.6.7): the one form that servers may send.
 fn http_date(text: &str) -> Option<Timestamp> {
     jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()
-}
-
-/// Takes any certificate, and keeps the first one.
-#[derive(Debug, Default)]
-struct Seen(Mutex<Option<Vec<u8>>>);
-
-impl Seen {
-    fn certificate(&self) -> Option<Certificate> {
-        certificate(self.0.lock().unwrap_or_else(PoisonError::into_inner).as_deref()?)
-    }
-}
-
-impl ServerCertVerifier for Seen {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(end_entity.to_vec());
-        Ok(ServerCertVerified::assertion())
-    }
-
-    // Who signs is not asked: trust is the kubelet's affair, reachability is ours.
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// `None`: it is no certificate that can be read.
-fn certificate(der: &[u8]) -> Option<Certificate> {
-    use x509_parser::extensions::GeneralName;
-    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
-    let time = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
-    let mut names = Vec::new();
-    if let Ok(Some(san)) = certificate.subject_alternative_name() {
-        for name in san.value.general_names.iter().take(32) {
-            match name {
-                GeneralName::DNSName(name) => names.push((*name).to_owned()),
-                GeneralName::IPAddress(bytes) => {
-                    let four = <[u8; 4]>::try_from(*bytes).ok().map(IpAddr::from);
-                    let sixteen = <[u8; 16]>::try_from(*bytes).ok().map(IpAddr::from);
-                    names.extend(four.or(sixteen).map(|address| address.to_string()));
-                }
-                _ => {}
-            }
-        }
-    }
-    Some(Certificate {
-        not_before: time(certificate.validity().not_before),
-        not_after: time(certificate.validity().not_after),
-        subject: certificate.subject().to_string(),
-        issuer: certificate.issuer().to_string(),
-        names,
-    })
 }
 
 #[cfg(test)]

@@ -78,6 +78,19 @@ fn a_balancer_on_the_nodes_loopback_device_is_not_dialled_from_elsewhere() {
 }
 
 #[test]
+fn where_it_was_is_remembered_when_what_told_it_is_gone() {
+    let root = tempfile::tempdir().unwrap();
+    let host = Host::new(root.path(), Clock::system(), crate::host::Places::default());
+    // No /etc/resolv.conf in this root: the dial of what was remembered fails at once.
+    let target = dial::Target::parse("gone.lab:6443").unwrap();
+    let last = Found { target, origin: "the kubelet's connections".to_owned() };
+    assert!(matches!(look(&host, None).found, Err(ReadError::Absent { .. })));
+    let look = look(&host, Some(last.clone()));
+    assert_eq!(look.found.unwrap(), last);
+    assert_eq!(look.dialled.unwrap().error.unwrap().why, Why::NameNotResolved);
+}
+
+#[test]
 fn a_node_that_does_not_say_where_it_is_has_no_api_server() {
     let root = tempfile::tempdir().unwrap();
     let host = Host::new(root.path(), Clock::system(), crate::host::Places::default());

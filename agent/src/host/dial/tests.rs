@@ -7,6 +7,7 @@ use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 
+use super::certificate::certificate;
 use super::*;
 use crate::host::Places;
 
