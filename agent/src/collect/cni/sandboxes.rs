@@ -4,6 +4,7 @@
 //! tick, those that lack something again each time. The sixth step, NAT, is rules: the netfilter collector counts those.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use nodewhy_clock::Stamp;
@@ -15,6 +16,7 @@ use crate::whose;
 
 /// So many are looked at in a tick: three small files each.
 const A_TICK: usize = 8;
+const LIST_EVERY: Duration = Duration::from_secs(10);
 /// Names of namespaces that are remembered.
 const MOST_NAMESPACES: usize = 4096;
 /// CNI had this long to make a sandbox of a namespace.
@@ -79,6 +81,10 @@ pub(super) struct Memory {
     /// After which id the next tick goes on.
     cursor: String,
     namespaces: BTreeMap<String, Stamp>,
+    /// When their folder was listed last, whether it could be, and whether it had any name in it.
+    listed: Option<Duration>,
+    is_listed: bool,
+    are_named: bool,
 }
 
 /// All of them together.
@@ -109,19 +115,20 @@ pub(super) fn look(memory: &mut Memory, bridge: Option<&str>, host: &Host) -> Sa
         let unknown = Some("the runtime has not told its sandboxes: it is not asked, or has not answered");
         return Sandboxes { unknown, ..Sandboxes::default() };
     };
-    let ready: Vec<(&String, &SandboxNetwork)> = networks
+    let ready: BTreeMap<&String, &SandboxNetwork> = networks
         .iter()
         .filter(|(id, network)| {
             let is_ready = pods.sandboxes.get(*id).is_some_and(|(_, is_ready)| *is_ready);
             is_ready && network.pid.is_some() && network.is_hosts == Some(false)
         })
         .collect();
-    memory.seen.retain(|id, _| ready.iter().any(|(known, _)| *known == id));
+    memory.seen.retain(|id, _| ready.contains_key(id));
     let due = due(memory, &ready);
+    memory.list_namespaces(now, host);
     let links = host.read("/proc/1/net/dev").ok().map(|text| interfaces(&text));
     for id in due {
         let Some(network) = networks.get(&id) else { continue };
-        if let Some(missing) = one(&id, network, bridge, links.as_ref(), host) {
+        if let Some(missing) = one(&id, network, bridge, links.as_ref(), memory.are_named, host) {
             memory.note(&id, network, &pods, missing, now);
         } else {
             // Its process has gone: the runtime will say so.
@@ -136,7 +143,7 @@ pub(super) fn look(memory: &mut Memory, bridge: Option<&str>, host: &Host) -> Sa
     let known: BTreeSet<&str> = networks.values().filter_map(|it| name_of(it.netns.as_deref()?)).collect();
     let are_known =
         pods.sandboxes.iter().filter(|(_, (_, is_ready))| *is_ready).all(|(id, _)| networks.contains_key(id));
-    let (namespaces, unclaimed) = memory.namespaces(&known, now, host);
+    let (namespaces, unclaimed) = memory.count_namespaces(&known, now);
     Sandboxes {
         looked_at: all.len() as u64,
         incomplete: incomplete.clone().count() as u64,
@@ -149,13 +156,12 @@ pub(super) fn look(memory: &mut Memory, bridge: Option<&str>, host: &Host) -> Sa
 }
 
 /// Those that lack something, those that were never looked at, then the next ones in turn.
-fn due(memory: &mut Memory, ready: &[(&String, &SandboxNetwork)]) -> Vec<String> {
+fn due(memory: &mut Memory, ready: &BTreeMap<&String, &SandboxNetwork>) -> Vec<String> {
     let lacks = |id: &String| memory.seen.get(id).is_none_or(|sandbox| sandbox.missing.is_some());
-    let mut due: Vec<String> =
-        ready.iter().map(|(id, _)| *id).filter(|id| lacks(id)).take(A_TICK).cloned().collect();
+    let mut due: Vec<String> = ready.keys().copied().filter(|id| lacks(id)).take(A_TICK).cloned().collect();
     // In turn after the last one of the tick before; at the end it begins anew.
     let (before, after): (Vec<&String>, Vec<&String>) =
-        ready.iter().map(|(id, _)| *id).partition(|id| **id <= memory.cursor);
+        ready.keys().copied().partition(|id| **id <= memory.cursor);
     for id in after.into_iter().chain(before) {
         if due.len() >= A_TICK {
             break;
@@ -189,20 +195,34 @@ impl Memory {
         self.seen.insert(id.to_owned(), sandbox);
     }
 
-    fn namespaces(&mut self, known: &BTreeSet<&str>, now: Stamp, host: &Host) -> (Option<u64>, Option<u64>) {
-        let Some(names) = host.list("/run/netns").or_else(|_| host.list("/var/run/netns")).ok() else {
-            return (None, None);
-        };
-        let made: Vec<&String> =
-            names.iter().filter(|name| name.starts_with("cni-")).take(MOST_NAMESPACES).collect();
-        self.namespaces.retain(|name, _| made.contains(&name));
-        let mut unclaimed = 0;
-        for name in &made {
-            let seen = *self.namespaces.entry((*name).clone()).or_insert(now);
-            let age = now.boot.saturating_sub(seen.boot).as_secs_f64();
-            unclaimed += u64::from(!known.contains(name.as_str()) && age >= UNCLAIMED_SECONDS);
+    /// Seldom: a folder of hundreds of names.
+    fn list_namespaces(&mut self, now: Stamp, host: &Host) {
+        if self.listed.is_some_and(|newest| now.boot.saturating_sub(newest) < LIST_EVERY) {
+            return;
         }
-        (Some(made.len() as u64), Some(unclaimed))
+        self.listed = Some(now.boot);
+        let listed = host.list("/run/netns").or_else(|_| host.list("/var/run/netns"));
+        self.is_listed = listed.is_ok();
+        // Under another root the folder may not be mounted, and be empty: then it says nothing.
+        self.are_named = listed.as_ref().is_ok_and(|names| !names.is_empty());
+        let Ok(names) = listed else { return };
+        let made = names.into_iter().filter(|name| name.starts_with("cni-"));
+        let made: BTreeSet<String> = made.take(MOST_NAMESPACES).collect();
+        self.namespaces.retain(|name, _| made.contains(name));
+        for name in made {
+            self.namespaces.entry(name).or_insert(now);
+        }
+    }
+
+    fn count_namespaces(&self, known: &BTreeSet<&str>, now: Stamp) -> (Option<u64>, Option<u64>) {
+        if !self.is_listed {
+            return (None, None);
+        }
+        let unclaimed = self.namespaces.iter().filter(|(name, seen)| {
+            let age = now.boot.saturating_sub(seen.boot).as_secs_f64();
+            age >= UNCLAIMED_SECONDS && !known.contains(name.as_str())
+        });
+        (Some(self.namespaces.len() as u64), Some(unclaimed.count() as u64))
     }
 }
 
@@ -216,6 +236,7 @@ fn one(
     network: &SandboxNetwork,
     bridge: Option<&str>,
     links: Option<&BTreeSet<String>>,
+    are_named: bool,
     host: &Host,
 ) -> Option<Option<Step>> {
     let pid = network.pid?;
@@ -251,13 +272,11 @@ fn one(
             || file("if_inet6").is_some_and(|text| has_address_6(&text));
         return Some(Some(if has_address { Step::Routes } else { Step::Address }));
     }
-    // Under another root the namespaces' folder may not be mounted: then it says nothing.
-    let is_nameless = network.netns.as_deref().and_then(name_of).is_some_and(|name| {
-        ["/run/netns", "/var/run/netns"].iter().any(|dir| host.list(dir).is_ok_and(|names| !names.is_empty()))
-            && ["/run/netns", "/var/run/netns"]
-                .iter()
-                .all(|dir| host.exists(format!("{dir}/{name}")).is_ok_and(|is| !is))
-    });
+    let is_nameless = are_named
+        && network.netns.as_deref().and_then(name_of).is_some_and(|name| {
+            let is_gone = |dir: &str| host.exists(format!("{dir}/{name}")).is_ok_and(|is| !is);
+            ["/run/netns", "/var/run/netns"].into_iter().all(is_gone)
+        });
     Some(is_nameless.then_some(Step::Namespace))
 }
 
