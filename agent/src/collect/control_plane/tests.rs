@@ -148,11 +148,20 @@ fn findings(etcd: Option<Etcd>, apiserver: Option<ApiServer>) -> Vec<&'static st
 #[test]
 fn what_is_abnormal_of_etcd() {
     let well = said(METRICS);
-    let latency =
-        |p99_seconds, count| Some(Latency { p99_seconds, mean_seconds: None, count, window_seconds: 60.0 });
+    let latency = |p99_seconds, count| {
+        Some(Latency {
+            p90_seconds: p99_seconds,
+            p99_seconds,
+            mean_seconds: None,
+            count,
+            window_seconds: 60.0,
+        })
+    };
     assert!(findings(Some(etcd_of(well.clone(), latency(0.02, 100.0))), None).is_empty());
     assert!(findings(Some(etcd_of(well.clone(), latency(0.5, 9.0))), None).is_empty(), "too few");
     assert_eq!(findings(Some(etcd_of(well.clone(), latency(0.5, 10.0))), None), ["etcd_slow_disk"]);
+    let one_of_many = Latency { p90_seconds: 0.02, ..latency(0.5, 50.0).unwrap() };
+    assert!(findings(Some(etcd_of(well.clone(), Some(one_of_many))), None).is_empty(), "one slow write");
     let alone = Said { has_leader: Some(false), ..well.clone() };
     assert_eq!(findings(Some(etcd_of(alone, None)), None), ["etcd_no_leader"]);
     let gib = 1024.0 * 1024.0 * 1024.0;
