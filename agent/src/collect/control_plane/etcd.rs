@@ -10,8 +10,11 @@ use serde::Serialize;
 
 use crate::promtext::{Histogram, Part, Reader, Sample};
 
-/// Latencies are of so much time at most, and of no less than a read.
+/// Latencies are of so much time at most.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
+
+/// Fewer observations say nothing: then a longer time is looked at.
+pub(super) const FEWEST: f64 = 10.0;
 
 const FSYNC: &str = "etcd_disk_wal_fsync_duration_seconds";
 const COMMIT: &str = "etcd_disk_backend_commit_duration_seconds";
@@ -64,6 +67,8 @@ pub struct Said {
 /// A histogram over an interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Latency {
+    /// Nine of ten were not slower.
+    pub p90_seconds: f64,
     /// 99 of 100 were not slower. Of few observations it is no more than the slowest's bucket.
     pub p99_seconds: f64,
     /// The mean.
@@ -156,22 +161,30 @@ impl History {
         while self.0.front().is_some_and(|(then, _)| at.saturating_sub(*then) > WINDOW) && self.0.len() > 1 {
             self.0.pop_front();
         }
-        let latencies = self.0.front().map(|(then, before)| {
-            let window_seconds = at.saturating_sub(*then).as_secs_f64();
-            let of = |now: &Histogram, before: &Histogram| {
-                let within = now.since(before)?;
-                let count = within.count.filter(|count| *count > 0.0)?;
-                let (p99_seconds, mean_seconds) = (within.quantile(0.99)?, within.mean());
-                Some(Latency { p99_seconds, mean_seconds, count, window_seconds })
-            };
-            Latencies {
-                wal_fsync: of(&said.fsync, &before.fsync),
-                backend_commit: of(&said.commit, &before.commit),
-                peer_round_trip: of(&said.round_trip, &before.round_trip),
-            }
-        });
+        let latencies = Latencies {
+            wal_fsync: self.latency(at, said, |said| &said.fsync),
+            backend_commit: self.latency(at, said, |said| &said.commit),
+            peer_round_trip: self.latency(at, said, |said| &said.round_trip),
+        };
         self.0.push_back((at, said.clone()));
-        latencies.unwrap_or_default()
+        latencies
+    }
+
+    /// Since the newest answer that enough happened after: what was fast a minute ago may not hide what is slow now.
+    fn latency(&self, at: Duration, said: &Said, of: impl Fn(&Said) -> &Histogram) -> Option<Latency> {
+        let mut longest = None;
+        for (then, before) in self.0.iter().rev() {
+            let within = of(said).since(of(before))?;
+            let Some(count) = within.count.filter(|count| *count > 0.0) else { continue };
+            let (p90_seconds, p99_seconds) = (within.quantile(0.9)?, within.quantile(0.99)?);
+            let window_seconds = at.saturating_sub(*then).as_secs_f64();
+            let mean_seconds = within.mean();
+            longest = Some(Latency { p90_seconds, p99_seconds, mean_seconds, count, window_seconds });
+            if count >= FEWEST {
+                break;
+            }
+        }
+        longest
     }
 
     pub(super) fn clear(&mut self) {

@@ -148,11 +148,20 @@ fn findings(etcd: Option<Etcd>, apiserver: Option<ApiServer>) -> Vec<&'static st
 #[test]
 fn what_is_abnormal_of_etcd() {
     let well = said(METRICS);
-    let latency =
-        |p99_seconds, count| Some(Latency { p99_seconds, mean_seconds: None, count, window_seconds: 60.0 });
+    let latency = |p99_seconds, count| {
+        Some(Latency {
+            p90_seconds: p99_seconds,
+            p99_seconds,
+            mean_seconds: None,
+            count,
+            window_seconds: 60.0,
+        })
+    };
     assert!(findings(Some(etcd_of(well.clone(), latency(0.02, 100.0))), None).is_empty());
     assert!(findings(Some(etcd_of(well.clone(), latency(0.5, 9.0))), None).is_empty(), "too few");
     assert_eq!(findings(Some(etcd_of(well.clone(), latency(0.5, 10.0))), None), ["etcd_slow_disk"]);
+    let one_of_many = Latency { p90_seconds: 0.02, ..latency(0.5, 50.0).unwrap() };
+    assert!(findings(Some(etcd_of(well.clone(), Some(one_of_many))), None).is_empty(), "one slow write");
     let alone = Said { has_leader: Some(false), ..well.clone() };
     assert_eq!(findings(Some(etcd_of(alone, None)), None), ["etcd_no_leader"]);
     let gib = 1024.0 * 1024.0 * 1024.0;
@@ -285,4 +294,35 @@ proptest! {
         let _address = metrics_address(&arguments);
         apiserver::address(&arguments);
     }
+}
+
+#[test]
+fn a_disk_that_becomes_slow_is_not_hidden_by_the_thousands_of_fast_writes_before() {
+    let at_most = |bounds: &[(&str, u32)], count: u32, sum: f64| {
+        let buckets: String = bounds
+            .iter()
+            .map(|(bound, below)| {
+                format!("etcd_disk_wal_fsync_duration_seconds_bucket{{le=\"{bound}\"}} {below}\n")
+            })
+            .collect();
+        said(&format!(
+            "{buckets}etcd_disk_wal_fsync_duration_seconds_sum {sum}\netcd_disk_wal_fsync_duration_seconds_count {count}\n"
+        ))
+    };
+    let mut history = History::default();
+    let mut slow_since = None;
+    for tick in 0..12u32 {
+        // 5000 writes of 1 ms in ten seconds; from the fourth tick on four of 2 s.
+        let (fast, slow) = (5000 * (tick.min(3) + 1), 4 * tick.saturating_sub(3));
+        let answer = at_most(
+            &[("0.001", fast), ("1.024", fast), ("2.048", fast + slow), ("+Inf", fast + slow)],
+            fast + slow,
+            1.0,
+        );
+        let latencies = history.take(Duration::from_secs(u64::from(10 * tick)), &answer);
+        if latencies.wal_fsync.is_some_and(|fsync| fsync.p90_seconds > 1.0) {
+            slow_since.get_or_insert(tick);
+        }
+    }
+    assert_eq!(slow_since, Some(6), "as soon as ten writes were slow");
 }
