@@ -81,7 +81,7 @@ impl Up {
             },
             kubelet_healthz: self.kubelet_healthz,
             kubelet_root: self.kubelet_root.clone(),
-            etcd_metrics: usual.etcd_metrics,
+            ..usual
         }
     }
 }
