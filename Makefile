@@ -23,7 +23,7 @@ export PATH := $(TOOLS)/bin:$(PATH)
 
 # What the build needs (SQLite is compiled from C), and what the tests break and compare with.
 BUILD_PACKAGES := gcc libc6-dev
-TEST_PACKAGES := $(BUILD_PACKAGES) containerd runc containernetworking-plugins iproute2 prometheus etcd-server systemd-journal-remote
+TEST_PACKAGES := $(BUILD_PACKAGES) conntrack containerd containernetworking-plugins etcd-server iproute2 iptables nftables prometheus runc systemd-journal-remote
 # The proving ground: a virtual machine made of Debian's packages.
 GROUND_PACKAGES := $(BUILD_PACKAGES) qemu-system-x86 qemu-utils mmdebstrap e2fsprogs busybox-static
 BENCH_PACKAGES := $(TEST_PACKAGES) $(GROUND_PACKAGES) prometheus-node-exporter

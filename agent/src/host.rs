@@ -21,6 +21,7 @@ pub mod inotify;
 pub(crate) mod inside;
 pub mod journal;
 pub mod kmsg;
+pub mod kmsg_helper;
 pub mod known;
 pub mod module;
 pub mod mounts;
@@ -102,6 +103,8 @@ pub struct Places {
     pub api_server: Option<dial::Target>,
     /// Where etcd's metrics answer without TLS.
     pub etcd_metrics: Option<SocketAddr>,
+    /// Whether each pod is in the metrics too.
+    pub per_pod_metrics: bool,
 }
 
 /// What is set in place of the runtime's socket where it is not to be asked.
@@ -124,6 +127,7 @@ impl Default for Places {
             netfilter_exact_entries_max: 100_000,
             api_server: None,
             etcd_metrics: None,
+            per_pod_metrics: false,
         }
     }
 }

@@ -48,6 +48,11 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         memory_lock::lock(settings.lock_memory);
     }
     log::begin(cli.log, std::io::stderr().is_terminal()).context("cannot begin the log")?;
+    if let Some(Command::KmsgHelper { socket }) = &cli.command {
+        return nodewhy_agent::host::kmsg_helper::serve(socket)
+            .map(|()| ExitCode::SUCCESS)
+            .with_context(|| format!("cannot hand /dev/kmsg over at {}", socket.display()));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(2)
@@ -55,7 +60,10 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         .context("cannot start the runtime")?;
     let clock = Clock::system();
     let done = match cli.command {
-        None => runtime.block_on(run(settings, clock)).map(|()| ExitCode::SUCCESS),
+        // The helper ended above.
+        None | Some(Command::KmsgHelper { .. }) => {
+            runtime.block_on(run(settings, clock)).map(|()| ExitCode::SUCCESS)
+        }
         Some(Command::Once { output }) => {
             runtime.block_on(look(&settings, clock, output)).map(|()| ExitCode::SUCCESS)
         }

@@ -78,9 +78,16 @@ impl Identity {
                 found_by: self.distribution.found_by.clone(),
             }),
             shared_kernel: self.distribution.shared_kernel,
+            kernel_log: kernel_log(board),
             agent: self.agent.clone(),
         }
     }
+}
+
+/// The way by which the kernel log is read; `None`: it is not.
+fn kernel_log(board: &Board) -> Option<String> {
+    let reading = board.reading("oom")?.json().ok()?;
+    reading.get("way")?.as_str().map(str::to_owned)
 }
 
 fn pretty_name(os_release: &str) -> Option<String> {

@@ -88,6 +88,14 @@ pub enum Command {
         #[arg(long, short, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// Open /dev/kmsg for an agent that may not, hand it over a Unix socket, and do nothing else.
+    ///
+    /// For a container of its own that is privileged, so that the agent's need not be. It reads nothing.
+    KmsgHelper {
+        /// The socket; its folder is shared with the agent's container.
+        #[arg(long, value_name = "PATH", default_value = crate::host::kmsg_helper::SOCKET)]
+        socket: PathBuf,
+    },
     /// Say which rights, mounts and kernel features this agent has and lacks, and what is lost by each.
     ///
     /// Ends with 0 if nothing is lacking, with 1 if something is, with 2 if it could not look.
@@ -186,6 +194,9 @@ pub struct Told {
     /// Where etcd's metrics answer without TLS [default: from etcd's --listen-metrics-urls]
     #[arg(long, env = "NODEWHY_ETCD_METRICS", value_name = "ADDRESS", global = true)]
     pub etcd_metrics: Option<SocketAddr>,
+    /// Whether metrics have series of each pod too: their number grows with the pods [default: false]
+    #[arg(long, env = "NODEWHY_PER_POD_METRICS", value_name = "BOOL")]
+    pub per_pod_metrics: Option<bool>,
     /// Limits, in the file alone.
     #[arg(skip)]
     #[serde(default)]
@@ -216,6 +227,7 @@ const KEYS: &[&str] = &[
     "distribution",
     "api_server",
     "etcd_metrics",
+    "per_pod_metrics",
     THRESHOLDS,
 ];
 /// The table of limits: in the file alone.
@@ -315,6 +327,7 @@ impl Told {
             distribution: self.distribution.or(other.distribution),
             api_server: self.api_server.or(other.api_server),
             etcd_metrics: self.etcd_metrics.or(other.etcd_metrics),
+            per_pod_metrics: self.per_pod_metrics.or(other.per_pod_metrics),
             thresholds: other.thresholds,
         }
     }
@@ -369,6 +382,7 @@ impl Told {
                     .map_or(usual.netfilter_exact_entries_max, |entries| entries as u64),
                 api_server: self.api_server.as_deref().map(api_server).transpose()?,
                 etcd_metrics: self.etcd_metrics,
+                per_pod_metrics: self.per_pod_metrics.unwrap_or(false),
             },
             thresholds: self.thresholds,
         };

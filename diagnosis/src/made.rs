@@ -224,6 +224,9 @@ pub(crate) fn kill(scope: OomScope, role: Role, name: &str, pid: u32) -> OomKill
         trigger: Some("gateway".to_owned()),
         group: vec![],
         biggest: vec![],
+        memory_bytes: Default::default(),
+        reaped: None,
+        attributed_by: None,
         kmsg_seq: Some(48_213),
     }
 }

@@ -97,6 +97,16 @@ pub struct OomKill {
     /// The biggest processes in the kernel's task table, biggest first. The culprit can be in no kill line.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub biggest: Vec<OomTask>,
+    /// The kernel's own figures of memory at that moment, in bytes: of the node (`free`, `active_anon`, `shmem`, …) where
+    /// the node's ran out, of the cgroup (`memory_usage`, `memory_limit`, `swap_usage`) where a limit was hit.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub memory_bytes: BTreeMap<String, u64>,
+    /// Whether `oom_reaper` got the victim's memory back; absent until it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reaped: Option<bool>,
+    /// Where `victim_cgroup` comes from if not from the kernel's report, and what is missing for being sure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributed_by: Option<String>,
     /// The kernel log's sequence number of the deciding line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kmsg_seq: Option<u64>,

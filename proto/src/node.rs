@@ -113,6 +113,9 @@ pub struct NodeInfo {
     /// Whether the node is a container (kind): what the kernel says is then of all nodes that share it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared_kernel: Option<bool>,
+    /// By which way the kernel log is read: `/dev/kmsg`, `handed descriptor`, `syslog(2)`, `journal`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_log: Option<String>,
     /// The agent itself.
     pub agent: AgentInfo,
 }

@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::collector::{Collector, Page};
 use crate::host::dial::{self, Dialled};
+use crate::host::netlink::NetworkNamespace;
 use crate::host::process::Process;
 use crate::host::{Apart, Host, ReadError};
 use address::Found;
@@ -70,6 +71,7 @@ pub struct Source {
 #[derive(Debug)]
 struct Look {
     found: Result<Found, ReadError>,
+    from_hosts_network: bool,
     dialled: Option<Dialled>,
     connections: Option<Result<connections::Found, ReadError>>,
     owner: Owner,
@@ -82,6 +84,8 @@ pub struct Reading {
     /// Where it is, and who says so.
     #[serde(flatten)]
     pub found: Found,
+    /// Whether it is dialled from the node's own network namespace; else what stops a pod stops the dial too.
+    pub from_hosts_network: bool,
     /// The newest dial.
     pub dial: Dialled,
     /// Dials that failed one after another, the newest included.
@@ -161,6 +165,7 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     };
     Ok(Reading {
         found,
+        from_hosts_network: look.from_hosts_network,
         failed_in_row: source.failed_in_row,
         failing_seconds: source
             .failing_since
@@ -199,12 +204,22 @@ fn note(source: &mut Source, look: Look) {
 }
 
 fn look(host: &Host) -> Look {
-    let found = address::find(host);
+    let namespace = host.network_is_hosts();
+    let found = address::find(host).and_then(|found| {
+        // Another namespace has another loopback device: nobody listening there is no news of the node.
+        let host = found.target.host.as_str();
+        let is_loopback = host.parse::<IpAddr>().map_or(host == "localhost", |address| address.is_loopback());
+        if is_loopback {
+            namespace.needed_for("the API server (it is dialled over the node's loopback device)")?;
+        }
+        Ok(found)
+    });
     let dialled = found.as_ref().ok().map(|found| dial::dial(host, &found.target, LIMIT));
     let connections = found.as_ref().ok().map(|found| connections::read(host, found.target.port));
     let kubelet = host.kubelet_process().filter(Process::is_alive);
     let owner = kubelet.map(|kubelet| Owner::of(host, &kubelet)).unwrap_or_default();
-    Look { found, dialled, connections, owner, ended: host.clock().since_boot() }
+    let from_hosts_network = namespace == NetworkNamespace::Hosts;
+    Look { found, from_hosts_network, dialled, connections, owner, ended: host.clock().since_boot() }
 }
 
 /// Our clock less the server's, and by how much that may be off. `Date` is cut to whole seconds: its middle is taken.

@@ -22,7 +22,9 @@ pub use group::{Group, Memory, Pids};
 pub use lately::{Lately, Share};
 pub use parse::{Cpu, Io, Max, MemoryEvents, MemoryStat, Quota};
 pub use psi::{Measured, Pressure};
-pub use reading::{AtLimit, Churn, Count, Dying, Kills, Level, PodEntry, Program, Ranked, Reading, Service};
+pub use reading::{
+    AtLimit, Churn, Count, Dying, Kills, Level, Listed, PodEntry, Program, Ranked, Reading, Unit,
+};
 pub use source::Source;
 pub use tree::{Container, Detail, Qos};
 

@@ -7,6 +7,7 @@
 mod certificate;
 mod detect;
 mod logs;
+mod metrics;
 mod parse;
 mod places;
 
@@ -24,7 +25,6 @@ use self::places::{Place, What};
 use crate::collector::{Collector, Page, never_woken};
 use crate::host::process::Process;
 use crate::host::{FileStat, Host, ReadError};
-use crate::metrics::{Family, Sink};
 
 /// What changed, every minute.
 pub static COLLECTOR: Collector<Source, Reading> = Collector {
@@ -36,8 +36,8 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake: never_woken,
     summary,
-    families: FAMILIES,
-    metrics,
+    families: metrics::FAMILIES,
+    metrics: metrics::metrics,
     limits: detect::LIMITS,
     detect: detect::detect,
     pages: &[Page {
@@ -460,40 +460,6 @@ fn page(reading: &Reading) -> Result<serde_json::Value, serde_json::Error> {
         certificates: &reading.certificates,
         missing: &reading.missing,
     })
-}
-
-const FAMILIES: &[&Family] = &[&NEWEST, &COUNT, &RESTART, &EXPIRY];
-static NEWEST: Family = Family::gauge(
-    "nodewhy_change_newest_timestamp_seconds",
-    "When something of the kind was last changed, of the last 14 days.",
-)
-.by(&["what"]);
-static COUNT: Family =
-    Family::gauge("nodewhy_changes", "Changes of the last 14 days that are known.").by(&["what"]);
-static RESTART: Family = Family::gauge(
-    "nodewhy_changes_need_restart",
-    "Programs and configurations that are newer than the kubelet or runtime that read them at its start.",
-);
-static EXPIRY: Family = Family::gauge(
-    "nodewhy_certificate_expiry_timestamp_seconds",
-    "When the first of the certificates' files ends, by who uses it.",
-)
-.by(&["owner"]);
-
-fn metrics(reading: &Reading, sink: &mut Sink) {
-    for what in ["kernel", "package", "binary", "configuration", "certificate"] {
-        // Newest first.
-        let mut of_kind = reading.all.iter().filter(|change| change.what == what);
-        let newest = of_kind.next();
-        sink.put_some(&NEWEST, &[what], newest.map(|change| change.at.as_second() as f64));
-        sink.put(&COUNT, &[what], (of_kind.count() + usize::from(newest.is_some())) as f64);
-    }
-    sink.put(&RESTART, &[], reading.needs_restart.len() as f64);
-    for (owner, word) in [(Owner::Kubelet, "kubelet"), (Owner::ControlPlane, "control_plane")] {
-        let ends = reading.certificates.iter().filter(|certificate| certificate.owner == owner);
-        let first = ends.filter_map(|certificate| certificate.not_after).min();
-        sink.put_some(&EXPIRY, &[word], first.map(|end| end.as_second() as f64));
-    }
 }
 
 #[cfg(test)]

@@ -5,9 +5,13 @@
 //! the runtime *has* a network is the runtime's own word, `NetworkReady`. Here stands why it may not have one.
 //! kubeconfigs and tokens lie in the same folder: only files with CNI's endings are ever opened.
 
+mod agents;
 mod conf;
 mod detect;
+mod ipam;
+mod metrics;
 mod places;
+mod sandboxes;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -16,12 +20,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
+pub use self::agents::{Agent, Thing};
 use self::conf::ConfError;
 use self::detect::detect;
+pub use self::ipam::Allocations;
 use self::places::{Folders, Program};
-use crate::collector::Collector;
+pub use self::sandboxes::{Sandbox, Sandboxes, Step};
+use crate::collector::{Collector, Page};
 use crate::host::{FolderWatch, Host, ReadError};
-use crate::metrics::{Family, Sink};
 
 /// The pod network's configuration. Woken by inotify where the kernel gives a watch, else by the clock.
 pub static COLLECTOR: Collector<Source, Reading> = Collector {
@@ -33,11 +39,16 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     read,
     wake,
     summary,
-    families: &[&CONFIGURED, &PLUGINS_MISSING],
-    metrics,
-    limits: &[],
+    families: metrics::FAMILIES,
+    metrics: metrics::metrics,
+    limits: &[&detect::FREE, &detect::LEAKED, &detect::INCOMPLETE],
     detect,
-    pages: &[],
+    pages: &[Page {
+        path: "/api/v1/cni",
+        about: "host-local's allocations against range and sandboxes, the plugin's agent, and of each sandbox which step \
+                of its network's set-up is missing",
+        json: page,
+    }],
     asks: &[],
 };
 
@@ -51,7 +62,54 @@ pub struct Source {
     watch: Option<FolderWatch>,
     /// Whether a configuration was ever seen here: then one is expected.
     seen: bool,
+    beyond: Beyond,
 }
+
+/// What is looked at besides the configuration, and seldom.
+#[derive(Debug, Default)]
+struct Beyond {
+    /// By the newest configuration that could be loaded.
+    networks: Vec<ipam::Network>,
+    plugins: Vec<String>,
+    looked: Option<Duration>,
+    allocations: Vec<Allocations>,
+    error: Option<String>,
+    agent: Option<Agent>,
+    agents: agents::Memory,
+    sandboxes: sandboxes::Memory,
+}
+
+/// Allocations and the agent: some hundred small files.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+impl Beyond {
+    fn look(&mut self, reading: &Reading, host: &Host) {
+        let now = host.clock().since_boot();
+        if self.looked.is_some_and(|newest| now.saturating_sub(newest) < LOOK_EVERY) {
+            return;
+        }
+        self.looked = Some(now);
+        if let (FolderState::Configured, Some(file)) = (reading.state, &reading.file) {
+            let path = Path::new(&reading.dir).join(file);
+            // It was read a moment ago. Gone since: the one that was known stays.
+            if let Ok(bytes) = host.read_bytes(path) {
+                self.networks = ipam::networks(&bytes, host);
+            }
+            self.plugins = reading.plugins.iter().map(|plugin| plugin.kind.clone()).collect();
+        }
+        let (mut allocations, mut error) = (Vec::new(), None);
+        for network in self.networks.iter().take(MOST_NETWORKS) {
+            match ipam::read(network, host) {
+                Ok(read) => allocations.extend(read),
+                Err(failed) => error = Some(failed.to_string()),
+            }
+        }
+        (self.allocations, self.error) = (allocations, error);
+        self.agent = agents::look(&self.plugins, &mut self.agents, host);
+    }
+}
+
+const MOST_NETWORKS: usize = 8;
 
 /// How a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -138,13 +196,21 @@ pub struct Reading {
     pub plugins: Vec<Plugin>,
     /// Where plugins were looked for.
     pub bin_dirs: Vec<String>,
+    /// host-local's allocations, a network each; empty where its addresses are not host-local's.
+    pub allocations: Vec<Allocations>,
+    /// Why they could not be read.
+    pub allocations_error: Option<String>,
+    /// The agent of the network plugin; `None`: it has none that is known here.
+    pub agent: Option<Agent>,
+    /// Sandboxes' networks.
+    pub sandboxes: Sandboxes,
 }
 
 fn open(host: &Host) -> Result<Source, ReadError> {
     let folders = places::folders(host);
     // Without a watch the clock wakes: that costs a second, not the reading.
     let watch = host.watch_folder(&folders.conf).ok();
-    Ok(Source { folders, watch, seen: false })
+    Ok(Source { folders, watch, seen: false, beyond: Beyond::default() })
 }
 
 fn wake(source: &Source) -> Option<BorrowedFd<'_>> {
@@ -166,7 +232,8 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         let folders = places::folders(host);
         if folders.conf != source.folders.conf {
             names = self::names(&folders.conf, host);
-            *source = Source { watch: host.watch_folder(&folders.conf).ok(), folders, seen: source.seen };
+            source.watch = host.watch_folder(&folders.conf).ok();
+            source.folders = folders;
         }
     }
     let has_conf = is_configured(&names);
@@ -199,12 +266,23 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         cni_version: None,
         plugins: Vec::new(),
         bin_dirs: source.folders.bin.iter().map(|dir| dir.display().to_string()).collect(),
+        allocations: Vec::new(),
+        allocations_error: None,
+        agent: None,
+        sandboxes: Sandboxes::default(),
     };
     for name in names.into_iter().flatten() {
         reading.take(host, dir, &source.folders.bin, name, passes_over);
     }
     reading.files_left_out = reading.files.len().saturating_sub(MOST_FILES);
     reading.files.truncate(MOST_FILES);
+    let beyond = &mut source.beyond;
+    beyond.look(&reading, host);
+    reading.allocations.clone_from(&beyond.allocations);
+    reading.allocations_error.clone_from(&beyond.error);
+    reading.agent.clone_from(&beyond.agent);
+    let bridge = beyond.networks.iter().find_map(|network| network.bridge.as_deref());
+    reading.sandboxes = sandboxes::look(&mut beyond.sandboxes, bridge, host);
     Ok(reading)
 }
 
@@ -320,28 +398,21 @@ fn summary(reading: &Reading) -> String {
     }
 }
 
-static CONFIGURED: Family = Family::gauge(
-    "nodewhy_cni_configured",
-    "Whether the CNI folder holds a configuration that can be loaded. Whether the runtime did is \
-     nodewhy_runtime_condition.",
-);
-static PLUGINS_MISSING: Family = Family::gauge(
-    "nodewhy_cni_plugins_missing",
-    "Plugins of the CNI configuration whose program is missing or not executable.",
-);
-
-fn metrics(reading: &Reading, sink: &mut Sink) {
-    let configured = match reading.state {
-        FolderState::Configured => Some(1.0),
-        FolderState::Empty | FolderState::Invalid | FolderState::Gone => Some(0.0),
-        FolderState::CannotTell => None,
-    };
-    sink.put_some(&CONFIGURED, &[], configured);
-    if reading.state == FolderState::Configured {
-        let missing =
-            reading.plugins.iter().filter(|plugin| matches!(plugin.state, "missing" | "not_executable"));
-        sink.put(&PLUGINS_MISSING, &[], missing.count() as f64);
-    }
+fn page(reading: &Reading) -> Result<serde_json::Value, serde_json::Error> {
+    let leaks = reading.allocations.iter().map(|network| {
+        let leaks = network
+            .leaks
+            .iter()
+            .map(|(address, id)| serde_json::json!({"address": address, "container": id}));
+        (network.network.clone(), leaks.collect::<serde_json::Value>())
+    });
+    Ok(serde_json::json!({
+        "network": reading.network,
+        "allocations": reading.allocations,
+        "leaks": leaks.collect::<serde_json::Map<_, _>>(),
+        "agent": reading.agent,
+        "sandboxes": reading.sandboxes.all,
+    }))
 }
 
 #[cfg(test)]

@@ -185,7 +185,8 @@ fn number(file: &mut Kept) -> Result<u64, ReadError> {
 fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     let stat = |host: &Host| {
         let text = host.read(STAT).map_err(|error| match error {
-            ReadError::NotFound { .. } => not_loaded(),
+            // Without process 1's folder nothing is known of its modules.
+            ReadError::NotFound { .. } if matches!(host.exists("/proc/1/net/dev"), Ok(true)) => not_loaded(),
             other => other,
         })?;
         statistics::parse(&text).map_err(|what| ReadError::malformed(STAT, what))

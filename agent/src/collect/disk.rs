@@ -10,6 +10,7 @@ mod diskstats;
 mod filesystems;
 mod mountinfo;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nodewhy_clock::Stamp;
@@ -67,7 +68,9 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
         about: "Every block device with its counters, its rates of the last second and of the last 10 to 20 s, its queue \
                 and its errors; every file system with its bytes and inodes, by the limits of the kubelet where it has \
                 some, whether it turned read-only, and whether it answers.",
-        json: |reading| Ok(json!({ "devices": &reading.devices, "filesystems": &reading.filesystems })),
+        json: |reading| {
+            Ok(json!({ "devices": &reading.devices, "filesystems": reading.filesystems.as_slice() }))
+        },
     }],
     asks: &[],
 };
@@ -111,7 +114,7 @@ pub struct Reading {
     pub devices: Vec<Device>,
     /// All file systems.
     #[serde(skip)]
-    pub filesystems: Vec<Filesystem>,
+    pub filesystems: Arc<Vec<Filesystem>>,
 }
 
 /// A disk that has something to do.

@@ -98,6 +98,8 @@ const FIELDS: &[&str] =
 pub struct Source {
     watch: Option<FileWatch>,
     journal: Result<Journal, String>,
+    /// Why the newest read of it failed.
+    journal_error: Option<String>,
     files: Vec<(LogPlace, Tail)>,
     files_error: Option<String>,
     /// The units of the kubelet's and the runtime's processes, where their names are not the usual ones.
@@ -120,7 +122,7 @@ pub struct Source {
 pub struct Reading {
     /// The folder of the journal that is followed; `None`: there is none, see `journal_error`.
     pub journal: Option<String>,
-    /// Why no journal is read.
+    /// Why no journal is read, or why it can't be read on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub journal_error: Option<String>,
     /// The files that are followed, each with whose it is.
@@ -159,6 +161,7 @@ fn open(host: &Host) -> Result<Source, ReadError> {
     Ok(Source {
         watch: host.watch_files().ok(),
         journal: Err(String::new()),
+        journal_error: None,
         files: Vec::new(),
         files_error: None,
         units: BTreeMap::new(),
@@ -254,11 +257,12 @@ fn read_journal(source: &mut Source, host: &Host) {
     let read = match journal.read(host, ENTRIES_A_READ) {
         Ok(read) => read,
         Err(error) => {
-            // Opened anew at the next look; what was read is known by its keys.
-            source.journal = Err(error.to_string());
+            // Between two files, or damaged: the next file will be read. It is kept, since it knows what was read.
+            source.journal_error = Some(error.to_string());
             return;
         }
     };
+    source.journal_error = None;
     let (stamp, monotonic) = (host.clock().stamp(), kmsg::monotonic());
     source.journal_lines += read.entries.len() as u64;
     for entry in &read.entries {
@@ -345,7 +349,7 @@ fn reading(source: &mut Source) -> Reading {
     let skipped: u64 = source.files.iter().map(|(_, tail)| tail.skipped_bytes).sum();
     Reading {
         journal: journal.ok().map(|journal| journal.folder().display().to_string()),
-        journal_error: journal.err().cloned(),
+        journal_error: journal.err().cloned().or_else(|| source.journal_error.clone()),
         files: files.collect(),
         files_error: source.files_error.clone(),
         journal_lines_total: source.journal_lines,

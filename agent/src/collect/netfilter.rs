@@ -249,8 +249,10 @@ impl Source {
             (None, None) => None,
         };
         if let Some((process, is_embedded)) = newest.filter(|(process, _)| processes::lives(host, process)) {
-            let same =
-                self.proxy.as_ref().is_some_and(|known| known.process.start_ticks == process.start_ticks);
+            let is_same = |known: &KnownProxy| {
+                (known.process.pid, known.process.start_ticks) == (process.pid, process.start_ticks)
+            };
+            let same = self.proxy.as_ref().is_some_and(is_same);
             if !same {
                 let process = process.clone();
                 self.proxy = Some(KnownProxy { process, is_embedded, gone: None, answered: false });

@@ -9,6 +9,7 @@ mod detect;
 mod families;
 mod interfaces;
 mod paths;
+mod reading;
 mod resolver;
 
 use std::collections::BTreeMap;
@@ -21,8 +22,9 @@ use crate::collect::api_server;
 use crate::collector::{Collector, Page};
 use crate::host::netlink::NetworkNamespace;
 use crate::host::{Apart, Host, Kept, ReadError};
-use interfaces::{Kind, Known, Link, Listed, MOST_LINKS, Totals};
+use interfaces::{Known, Link, Listed, MOST_LINKS};
 use paths::Paths;
+pub use reading::{Ksoftirqd, Missing, Neighbours, Reading, Softirq, Softnet, Tcp, Udp};
 use resolver::Resolver;
 
 /// The network, every two seconds; ways and nameservers more seldom.
@@ -54,6 +56,9 @@ const RESOLVER_EVERY: Duration = Duration::from_secs(30);
 const RESOLVER_SILENT_EVERY: Duration = Duration::from_secs(10);
 /// Limits of the kernel, IPv6's counters, and what each ksoftirqd used while nothing is squeezed.
 const SLOWLY: Duration = Duration::from_secs(30);
+/// Drivers without such counters are asked so often: names and numbers of all their statistics are copied each time.
+const DRIVERS_EVERY: Duration = Duration::from_secs(300);
+const NONE: Duration = Duration::ZERO;
 /// The first reading waits so long for the ways out.
 const FIRST: Duration = Duration::from_millis(500);
 
@@ -81,148 +86,14 @@ pub struct Source {
     paths: Apart<Paths>,
     paths_due: Duration,
     paths_now: Option<Paths>,
+    allowances_due: Duration,
+    asked_drivers: bool,
     allowances_before: Option<(Duration, BTreeMap<String, u64>)>,
     allowances_rate: BTreeMap<String, f64>,
     had_default: Vec<crate::host::rtnetlink::Family>,
     resolver: Apart<Resolver>,
     resolver_due: Duration,
     resolver_now: Option<Resolver>,
-}
-
-/// What could not be read, and why.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Missing {
-    /// What.
-    pub what: &'static str,
-    /// Why.
-    pub why: String,
-}
-
-/// One reading. Counters are the kernel's, since boot, unless said otherwise.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Reading {
-    /// `hosts`, `own` (a pod without hostNetwork: rules, sysctls and nameservers on loopback are not seen), `unknown`.
-    pub namespace: &'static str,
-    /// By kind. Counters: since the agent began, those that are gone included.
-    pub interfaces: BTreeMap<Kind, Totals>,
-    /// The physical ones; 16 at most.
-    pub links: Vec<Link>,
-    /// Packets that softirqs took from the network cards; since the agent began.
-    pub softnet: Option<Softnet>,
-    /// Softirqs.
-    pub softirq: Softirq,
-    /// TCP, of the host's namespace.
-    pub tcp: Tcp,
-    /// UDP over IPv4.
-    pub udp: Udp,
-    /// UDP over IPv6; up to 30 s old.
-    pub udp6: Udp,
-    /// IPv4's and IPv6's table.
-    pub neighbours: BTreeMap<&'static str, Neighbours>,
-    /// The ways out; up to 10 s old. `None`: the kernel has not answered yet.
-    pub paths: Option<Paths>,
-    /// How long the look at the ways out that is under way has taken; it waits for a lock of the kernel's.
-    pub paths_running_seconds: Option<f64>,
-    /// What went over the instance's allowance, a second, lately.
-    pub allowances_exceeded_per_second: BTreeMap<String, f64>,
-    /// Families that had a default route at some time of the agent's life.
-    pub had_default: Vec<crate::host::rtnetlink::Family>,
-    /// The nameservers; up to 30 s old.
-    pub resolver: Option<Resolver>,
-    /// What could not be read, and why.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub missing: Vec<Missing>,
-    /// For `/api/v1/network`.
-    #[serde(skip)]
-    pub listed: Vec<Listed>,
-}
-
-/// `/proc/net/softnet_stat`, all processors.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Softnet {
-    /// Packets taken.
-    pub processed: u64,
-    /// Packets dropped: the queue `net.core.netdev_max_backlog` was full.
-    pub dropped: u64,
-    /// Times that a softirq had to stop with work left.
-    pub time_squeeze: u64,
-}
-
-/// What softirqs do.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Softirq {
-    /// NET_RX softirqs, of all processors.
-    pub net_rx: Option<u64>,
-    /// Processor time in softirqs of all kinds.
-    pub cpu_seconds: Option<f64>,
-    /// The kernel's threads that take what softirqs could not.
-    pub ksoftirqd: Option<Ksoftirqd>,
-}
-
-/// The threads ksoftirqd; up to 30 s old while nothing is squeezed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Ksoftirqd {
-    /// Processor time of all of them.
-    pub cpu_seconds: f64,
-    /// The one that worked most between the two newest looks.
-    pub busiest_cpu: Option<u32>,
-    /// Its share of its processor.
-    pub busiest_percent: Option<f64>,
-}
-
-/// TCP; see Documentation/networking/snmp_counter.rst.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Tcp {
-    /// Segments sent.
-    pub sent_segments: Option<u64>,
-    /// Segments sent again.
-    pub retransmitted_segments: Option<u64>,
-    /// Timeouts.
-    pub timeouts: Option<u64>,
-    /// Connections that came while a listener's queue was full.
-    pub listen_overflows: Option<u64>,
-    /// Connections that were dropped at a listener, for that or another reason.
-    pub listen_drops: Option<u64>,
-    /// Connections given up for want of memory.
-    pub aborted_on_memory: Option<u64>,
-    /// Open connections.
-    pub in_use: Option<u64>,
-    /// Connections that no process has any more.
-    pub orphans: Option<u64>,
-    /// Connections in TIME_WAIT.
-    pub time_wait: Option<u64>,
-    /// Memory of all TCP's buffers, of all namespaces, in pages.
-    pub memory_pages: Option<u64>,
-    /// Its limit (`net.ipv4.tcp_mem`, the third).
-    pub memory_limit_pages: Option<u64>,
-}
-
-/// UDP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Udp {
-    /// Datagrams that were dropped since their socket's buffer was full.
-    pub receive_buffer_errors: Option<u64>,
-    /// Datagrams that could not be sent for want of a buffer.
-    pub send_buffer_errors: Option<u64>,
-}
-
-/// A neighbour table: one for all namespaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Neighbours {
-    /// Entries.
-    pub entries: u64,
-    /// Below it nothing is thrown out.
-    pub gc_thresh1: Option<u64>,
-    /// Above it entries older than 5 s are thrown out.
-    pub gc_thresh2: Option<u64>,
-    /// More there cannot be.
-    pub gc_thresh3: Option<u64>,
-    /// Entries that were refused since the table was full.
-    pub table_fulls: Option<u64>,
-    /// Times that entries had to be thrown out at once.
-    pub forced_gc_runs: Option<u64>,
-    /// Addresses that nobody answered for.
-    pub resolution_failures: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -258,6 +129,8 @@ fn open(host: &Host) -> Result<Source, ReadError> {
         paths: Apart::start("net-paths")?,
         paths_due: Duration::ZERO,
         paths_now: None,
+        allowances_due: Duration::ZERO,
+        asked_drivers: false,
         allowances_before: None,
         allowances_rate: BTreeMap::new(),
         had_default: Vec::new(),
@@ -504,7 +377,11 @@ fn neighbours(
 
 fn ways(source: &mut Source, host: &Host, now: Duration, physical: &[String]) -> Result<(), ReadError> {
     if now >= source.paths_due && source.paths.began().is_none() {
-        let (host, physical) = (host.clone(), physical.to_vec());
+        let host = host.clone();
+        let asks_drivers = now >= source.allowances_due;
+        let physical =
+            if asks_drivers { physical.iter().take(MOST_LINKS).cloned().collect() } else { Vec::new() };
+        source.asked_drivers = asks_drivers;
         let cannot = source.namespace.needed_for("routes and ip rules").err().map(|error| error.to_string());
         source.paths.begin(now, move || match cannot {
             None => paths::ask(&host, &physical),
@@ -520,6 +397,10 @@ fn ways(source: &mut Source, host: &Host, now: Duration, physical: &[String]) ->
         if !source.had_default.contains(&family) {
             source.had_default.push(family);
         }
+    }
+    if source.asked_drivers {
+        // A driver that has none will have none in ten seconds either.
+        source.allowances_due = now + if paths.allowances_exceeded.is_empty() { DRIVERS_EVERY } else { NONE };
     }
     let before = source.allowances_before.replace((now, paths.allowances_exceeded.clone()));
     if let Some((at, before)) = before {

@@ -3,9 +3,11 @@
 //! /dev/kmsg has each record with a sequence number. With the boot id it is the record's identity, so an agent
 //! that was restarted reads the ring from its start, fills the gap, and repeats nothing. The log wakes the
 //! collector: a kill is an event some 25 ms after the kernel's line (the time that `memory.oom.group` has to follow).
-//! Where /dev/kmsg may not be opened, syslog(2) is polled instead: see `way.rs`.
+//! Where /dev/kmsg may not be opened there are three other ways: see `way.rs`.
 //! Source: Documentation/ABI/testing/dev-kmsg, mm/oom_kill.c.
 
+mod cgroups;
+mod crash;
 mod line;
 mod log;
 mod pattern;
@@ -65,7 +67,8 @@ pub struct Source {
 /// One reading: the log as followed so far.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Reading {
-    /// Which way is in use: `/dev/kmsg`, `syslog(2)`, or `recording` for a file or a pipe in the place of /dev/kmsg.
+    /// Which way is in use: `/dev/kmsg`, `handed descriptor`, `syslog(2)`, `journal`, or `recording` for a file or a pipe
+    /// in the place of /dev/kmsg.
     pub way: &'static str,
     /// What can't be told this way.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -73,18 +76,18 @@ pub struct Reading {
     /// The ways that are not in use, and why.
     pub other_ways: BTreeMap<&'static str, String>,
     /// The oldest record that was read: the ring began here when it was opened. Above 0, older ones are gone.
-    /// `None` from syslog(2), which has no numbers.
+    /// `None` without numbers (syslog(2), journal).
     pub first_seq: Option<u64>,
-    /// The newest record that was read; `None` from syslog(2).
+    /// The newest record that was read; `None` without numbers.
     pub newest_seq: Option<u64>,
     /// Whether more records wait than one read takes.
     pub behind: bool,
     /// Records read; lines, from syslog(2).
     pub records_total: u64,
-    /// Records overwritten before they were read, by their sequence numbers: exact. `None` from syslog(2): nobody
+    /// Records overwritten before they were read, by their sequence numbers: exact. `None` without numbers: nobody
     /// knows.
     pub lost_total: Option<u64>,
-    /// How often that happened (EPIPE); `None` from syslog(2).
+    /// How often that happened (EPIPE); `None` without numbers.
     pub overruns_total: Option<u64>,
     /// How often the end of what was read before was not there any more (syslog(2)): overwritten, or cleared by
     /// `dmesg --clear`. How many lines were lost is not known; after a clear perhaps none.
@@ -126,7 +129,8 @@ impl<T: Serialize> Serialize for Shared<T> {
 
 fn open(host: &Host) -> Result<Source, ReadError> {
     let way = Way::open(host)?;
-    let log = Log::new(procfs::page_size(), KernelClock::new(way.is_own()));
+    let mut log = Log::new(procfs::page_size(), KernelClock::new(way.is_own()));
+    crash::look(host, &mut log);
     Ok(Source { way, log })
 }
 
@@ -137,7 +141,9 @@ fn wake(source: &Source) -> Option<BorrowedFd<'_>> {
 fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     let now = || Now { stamp: host.clock().stamp(), monotonic: kmsg::monotonic() };
     let Source { way, log } = source;
-    let behind = way.read(log, now)?;
+    // Before the log is read: who was killed since is not to be asked any more.
+    log.cgroups.look(host, host.clock().since_boot());
+    let behind = way.read(host, log, now)?;
     let numbered = |total: u64| way.has_numbers().then_some(total);
     Ok(Reading {
         way: way.name(),

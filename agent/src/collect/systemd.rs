@@ -15,6 +15,7 @@ use serde::Serialize;
 use self::asking::{Asking, Board};
 pub use self::asking::{Known, UnitState};
 use crate::collector::{Collector, never_woken};
+use crate::host::bounded::Bounded;
 use crate::host::process::Process;
 use crate::host::{Host, ReadError};
 use crate::metrics::{Family, Sink};
@@ -40,12 +41,18 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
 /// A full minute of a core is what a busy PID 1 is held to.
 const WINDOW: Duration = Duration::from_secs(60);
 
+/// A list of 1,000 mounts takes a millisecond.
+const MOUNTS_LIMIT: Duration = Duration::from_millis(500);
+
 /// What is kept between reads.
 #[derive(Debug)]
 pub struct Source {
     asking: Asking,
     cpu: VecDeque<(Duration, f64)>,
     units: BTreeSet<String>,
+    apart: Bounded,
+    mounts: Option<u64>,
+    mounts_read: Option<Duration>,
 }
 
 /// One reading.
@@ -100,7 +107,10 @@ fn open(host: &Host) -> Result<Source, ReadError> {
     is_systemd(host)?;
     let asking = Asking::start(host)
         .map_err(|error| ReadError::Other(format!("cannot start the thread that asks systemd: {error}")))?;
-    Ok(Source { asking, cpu: VecDeque::new(), units: BTreeSet::new() })
+    let mut apart = Bounded::new("mounts");
+    apart.start()?;
+    let (cpu, units) = (VecDeque::new(), BTreeSet::new());
+    Ok(Source { asking, cpu, units, apart, mounts: None, mounts_read: None })
 }
 
 /// As sd_booted(3): this folder is there if and only if systemd is PID 1.
@@ -155,12 +165,23 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         known: board.known,
         known_error: board.known_error,
         cgroups: host.read("/sys/fs/cgroup/cgroup.stat").ok().and_then(|text| descendants(&text)),
-        mounts: host
-            .read_bytes("/proc/1/mounts")
-            .ok()
-            .map(|text| text.iter().filter(|byte| **byte == b'\n').count() as u64),
+        mounts: source.mounts(host, at.boot),
         unit_tasks,
     })
+}
+
+impl Source {
+    /// The host's mounts, each minute. The list is behind a lock that a mount in progress holds.
+    fn mounts(&mut self, host: &Host, now: Duration) -> Option<u64> {
+        if self.mounts_read.is_none_or(|read| read + WINDOW <= now) {
+            self.mounts_read = Some(now);
+            let host = host.clone();
+            let read = self.apart.run(MOUNTS_LIMIT, move || host.read_bytes("/proc/1/mounts"));
+            let text = read.ok().and_then(Result::ok);
+            self.mounts = text.map(|text| text.iter().filter(|byte| **byte == b'\n').count() as u64);
+        }
+        self.mounts
+    }
 }
 
 fn needs(error: String, is_denied: bool) -> String {

@@ -9,10 +9,12 @@ mod blocked;
 mod calls;
 mod describe;
 mod detect;
+mod inotify;
 mod limits;
 mod look;
 mod metrics;
 mod parse;
+mod reading;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -26,7 +28,8 @@ pub use self::calls::{Call, Shim, Shims};
 pub use self::describe::Described;
 pub use self::limits::{Files, Limits};
 pub use self::parse::{Cpu, Load, Stat};
-use crate::collector::{Collector, Page, never_woken};
+pub use self::reading::{BlockedSummary, Parent, Reading, Shares, Sweep, Swept, Zombies};
+use crate::collector::{Ask, Collector, Page, never_woken};
 use crate::host::bounded::Bounded;
 use crate::host::{Host, Kept, ReadError};
 
@@ -50,7 +53,13 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
                 sandbox, parents of zombies",
         json: page,
     }],
-    asks: &[],
+    asks: &[Ask {
+        path: "/api/v1/inotify",
+        about: "Who has inotify's instances and watches, by user and by process, against the limits of each user",
+        parameters: &[],
+        deadline: Duration::from_secs(10),
+        answer: inotify::owners,
+    }],
 };
 
 /// A look at every thread may take this long in one tick; then it waits for the next one.
@@ -69,9 +78,15 @@ const DESCRIBE_AFTER: Duration = Duration::from_secs(5);
 /// So many of the oldest get one; as many a tick are asked.
 const DESCRIBED: usize = 16;
 const DESCRIBED_A_TICK: usize = 2;
+/// So many zombies are looked at again soon: they may be a moment's.
+const MANY_ZOMBIES: u64 = 20;
 /// A call this old is looked at again at each tick.
 const OLD_CALL: Duration = Duration::from_secs(15);
 const DESCRIBE_LIMIT: Duration = Duration::from_millis(200);
+/// Plugins come with an upgrade.
+const PLUGINS_EVERY: Duration = Duration::from_secs(600);
+/// In so many ticks each shim is looked at once.
+const SHIM_TURNS: usize = 10;
 /// The span that CPU shares are taken over.
 const WINDOW: Duration = Duration::from_secs(60);
 /// What `/api/v1/state` shows of a list.
@@ -93,141 +108,16 @@ pub struct Source {
     stopped: Vec<Shim>,
     swept: Option<Arc<Swept>>,
     sweep_error: Option<String>,
+    /// The newest look's shims, and which of them is looked at next.
+    known_shims: (Vec<look::Kept>, usize),
     apart: Bounded,
-    plugins: Vec<String>,
-}
-
-/// One reading.
-#[derive(Clone, Debug, Serialize)]
-pub struct Reading {
-    /// Load, and how many tasks there are.
-    pub load: Load,
-    /// CPUs that are online.
-    pub cores: usize,
-    /// Tasks that run or wait for a CPU.
-    pub running: u64,
-    /// Tasks that wait for block I/O: only a part of those in D.
-    pub blocked_on_io: u64,
-    /// Forks since boot.
-    pub forks: u64,
-    /// Context switches since boot.
-    pub context_switches: u64,
-    /// CPU seconds since boot by mode, all CPUs together.
-    pub cpu_seconds: BTreeMap<&'static str, f64>,
-    /// How CPU time went lately; none until a while has passed.
-    pub cpu: Option<Shares>,
-    /// Limits of process ids, files, inotify.
-    pub limits: Limits,
-    /// The newest look at every thread.
-    pub sweep: Sweep,
-    /// What holds up the kubelet's relist (PLEG), in one line: the oldest wait or call among the kubelet, the runtime, its
-    /// shims, runc, and network plugins.
-    pub blocks_pleg: Option<String>,
-    /// Threads in D.
-    pub blocked: BlockedSummary,
-    /// Calls of runc and network plugins that run, oldest first.
-    pub calls: Vec<Call>,
-    /// Shims against sandboxes.
-    pub shims: Option<Shims>,
-    /// Dead processes that their parents do not reap.
-    pub zombies: Option<Zombies>,
-    /// The whole lists.
-    #[serde(skip)]
-    pub swept: Option<Arc<Swept>>,
-    /// All threads in D, oldest first.
-    #[serde(skip)]
-    pub(crate) all_blocked: Arc<Vec<Blocked>>,
-    /// All calls, oldest first.
-    #[serde(skip)]
-    pub(crate) all_calls: Vec<Call>,
-    /// When it was taken, since boot: ages are counted from here.
-    #[serde(skip)]
-    pub(crate) boot: Duration,
-}
-
-/// Shares of the CPUs' time.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Shares {
-    /// The span that they are of.
-    pub over_seconds: f64,
-    /// Taken by the hypervisor.
-    pub steal_percent: f64,
-    /// Idle, or idle with block I/O in flight.
-    pub idle_percent: f64,
-}
-
-/// How the looks at every thread go.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Sweep {
-    /// Whether looks follow each other closely now.
-    pub gate_is_open: bool,
-    /// The one that is under way: processes and threads seen so far.
-    pub so_far: Option<(u64, u64)>,
-    /// Age of what the newest complete one found; none before the first.
-    pub age_seconds: Option<f64>,
-    /// Its processes.
-    pub processes: Option<u64>,
-    /// Its threads.
-    pub threads: Option<u64>,
-    /// In how many ticks it was done.
-    pub ticks: Option<u32>,
-    /// Threads by state.
-    pub states: BTreeMap<char, u64>,
-    /// Threads that could not be read.
-    pub unread: Option<u64>,
-    /// Why there is none, or what of it is not to be believed.
-    pub error: Option<String>,
-}
-
-/// Threads in D, in short.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct BlockedSummary {
-    /// How many; none before the first look.
-    pub count: Option<u64>,
-    /// By part of the node, of those that are kept by name.
-    pub by_group: BTreeMap<&'static str, u64>,
-    /// By the kernel's function that they wait in, most first.
-    pub by_wchan: Vec<(String, u64)>,
-    /// The oldest.
-    pub oldest: Vec<Blocked>,
-}
-
-/// Zombies.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Zombies {
-    /// How many.
-    pub count: u64,
-    /// The parents with the most.
-    pub parents: Vec<Parent>,
-}
-
-/// A parent of zombies.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Parent {
-    /// Its process.
-    pub pid: u32,
-    /// Its name; none when it is gone by now.
-    pub name: Option<String>,
-    /// How many of its children it has not reaped.
-    pub zombies: u64,
-}
-
-/// What a complete look came to.
-#[derive(Clone, Debug)]
-pub struct Swept {
-    at: Stamp,
-    processes: u64,
-    threads: u64,
-    ticks: u32,
-    states: BTreeMap<char, u64>,
-    unread: u64,
-    blocked: u64,
-    shims: Shims,
-    parents: Vec<Parent>,
-    zombies: u64,
+    /// The names in the node's folders of network plugins, and when they were read.
+    plugins: (Vec<String>, Option<Duration>),
 }
 
 fn open(host: &Host) -> Result<Source, ReadError> {
+    let mut apart = Bounded::new("tasks");
+    apart.start()?;
     Ok(Source {
         load: host.keep("/proc/loadavg")?,
         stat: host.keep("/proc/stat")?,
@@ -241,8 +131,9 @@ fn open(host: &Host) -> Result<Source, ReadError> {
         stopped: Vec::new(),
         swept: None,
         sweep_error: None,
-        apart: Bounded::new("tasks"),
-        plugins: Vec::new(),
+        known_shims: (Vec::new(), 0),
+        apart,
+        plugins: (Vec::new(), None),
     })
 }
 
@@ -257,7 +148,8 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     let is_open = stat.blocked > 0
         || load.one >= OPEN_LOAD_PER_CORE * stat.cores as f64
         || source.blocked.iter().any(|task| task.age(at.boot) >= DESCRIBE_AFTER)
-        || source.calls.iter().any(|call| call.age(at.boot) >= OLD_CALL);
+        || source.calls.iter().any(|call| call.age(at.boot) >= OLD_CALL)
+        || source.swept.as_deref().is_some_and(|swept| swept.zombies >= MANY_ZOMBIES);
     // What of the threads cannot be seen costs only that: load and limits are told all the same.
     match source.look_on(host, at, is_open) {
         Ok(()) => {}
@@ -284,12 +176,12 @@ impl Source {
                 if let Some(why) = host.blind_to_processes() {
                     return Err(ReadError::Other(why));
                 }
-                self.plugins = calls::plugins_in_folders(host);
+                self.read_plugins(host, at.boot);
                 look::Look::begin(host)?
             }
             None => return Ok(()),
         };
-        let plugins = &self.plugins;
+        let (plugins, _) = &self.plugins;
         let is_call = |name: &str| calls::may_be_plugin(name, plugins);
         let Some(looked) = look.advance(host.clock(), BUDGET, is_call)? else {
             self.look = Some(look);
@@ -300,6 +192,7 @@ impl Source {
         let groups = calls.iter().map(|call| (call.pid, call.group)).collect();
         self.blocked = blocked::follow(host, &self.blocked, &looked.blocked, &groups, at);
         let shims = self.shims.judge(host, &looked.shims, at);
+        self.known_shims = (looked.shims, 0);
         self.calls.clone_from(&calls);
         self.stopped.clone_from(&shims.stopped);
         self.swept = Some(Arc::new(Swept {
@@ -316,6 +209,37 @@ impl Source {
         }));
         self.sweep_error = None;
         Ok(())
+    }
+
+    /// The folders lie on a disk, which may be what hangs.
+    fn read_plugins(&mut self, host: &Host, now: Duration) {
+        let (names, read) = &mut self.plugins;
+        if read.is_some_and(|read| read + PLUGINS_EVERY > now) {
+            return;
+        }
+        *read = Some(now);
+        let asked = host.clone();
+        if let Ok(found) = self.apart.run(DESCRIBE_LIMIT, move || calls::plugins_in_folders(&asked)) {
+            *names = found;
+        }
+    }
+
+    /// Looks at some of the shims, at each within ten ticks: a stopped one blocks whoever calls it.
+    fn watch_shims(&mut self, host: &Host, at: Stamp) {
+        let is_stopped = |pid| {
+            let now = host.process(pid).ok().flatten();
+            now.filter(|process| matches!(process.state, 'T' | 't')).map(|process| process.start_ticks)
+        };
+        self.stopped.retain(|shim| is_stopped(shim.pid).is_some());
+        let (shims, next) = &mut self.known_shims;
+        for _ in 0..shims.len().div_ceil(SHIM_TURNS) {
+            let Some(task) = shims.get(*next).or(shims.first()) else { return };
+            *next = if *next + 1 < shims.len() { *next + 1 } else { 0 };
+            let is_new = self.stopped.iter().all(|shim| shim.pid != task.pid);
+            if is_new && is_stopped(task.pid) == Some(task.start_ticks) {
+                self.stopped.push(self.shims.shim(task, at));
+            }
+        }
     }
 
     /// Looks again at the oldest in D: which of them go on, and what they wait for.
@@ -335,10 +259,7 @@ impl Source {
             index += 1;
             index > WATCHED || call.age(at.boot) < OLD_CALL || is_there(call.pid, call.since_boot).is_some()
         });
-        self.stopped.retain(|shim| {
-            let now = host.process(shim.pid).ok().flatten();
-            now.is_some_and(|process| matches!(process.state, 'T' | 't'))
-        });
+        self.watch_shims(host, at);
         let mut left = DESCRIBED_A_TICK;
         for task in self.blocked.iter_mut().take(DESCRIBED) {
             if left == 0 || task.described.is_some() || task.age(at.boot) < DESCRIBE_AFTER {

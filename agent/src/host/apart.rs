@@ -15,6 +15,7 @@ type Job<T> = Box<dyn FnOnce() -> T + Send>;
 /// result waits until it is taken. Dropped, the thread ends after the job that it is in.
 #[derive(Debug)]
 pub struct Apart<T> {
+    name: String,
     jobs: Sender<Job<T>>,
     results: Receiver<T>,
     /// Readable when a result waits.
@@ -49,7 +50,7 @@ impl<T: Send + 'static> Apart<T> {
                 }
             })
             .map_err(failed)?;
-        Ok(Apart { jobs, results, news, began: None })
+        Ok(Apart { name: name.to_owned(), jobs, results, news, began: None })
     }
 
     /// Gives it a job, unless one is in flight: whether it was given. `now` is time since boot.
@@ -69,7 +70,7 @@ impl<T: Send + 'static> Apart<T> {
     /// The result, once it is there; waits for `limit` at most.
     ///
     /// # Errors
-    /// The thread is gone: a job panicked. Start another one.
+    /// The thread is gone, for a job panicked: another one is started.
     pub fn take(&mut self, limit: Duration) -> Result<Option<T>, ReadError> {
         if self.began.is_none() {
             return Ok(None);
@@ -86,7 +87,10 @@ impl<T: Send + 'static> Apart<T> {
                 Ok(None)
             }
             Err(RecvTimeoutError::Disconnected) => {
-                Err(ReadError::Other("a thread of the agent's ended in the middle of its work".to_owned()))
+                *self = Apart::start(&self.name)?;
+                let what =
+                    format!("a defect in nodewhy: the thread {} panicked. Please report it", self.name);
+                Err(ReadError::Other(what))
             }
         }
     }
@@ -117,9 +121,11 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_gone_is_told() {
+    fn a_thread_that_is_gone_is_told_and_made_anew() {
         let mut apart = Apart::<()>::start("test").unwrap();
         apart.begin(Duration::ZERO, || std::panic::resume_unwind(Box::new("made by the test")));
         assert!(apart.take(Duration::from_secs(10)).is_err());
+        assert!(apart.begin(Duration::ZERO, || ()));
+        assert_eq!(apart.take(Duration::from_secs(10)).unwrap(), Some(()));
     }
 }

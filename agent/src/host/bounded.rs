@@ -25,6 +25,14 @@ impl Bounded {
         Bounded { name, jobs: None, flight: None }
     }
 
+    /// Starts the thread now: a node whose process ids are used up gives none later.
+    ///
+    /// # Errors
+    /// The kernel gives no thread.
+    pub fn start(&mut self) -> Result<(), ReadError> {
+        self.give(Box::new(|| {}))
+    }
+
     /// Whether an earlier read hangs still.
     pub fn is_hanging(&mut self) -> bool {
         let hangs =

@@ -50,7 +50,8 @@ pub fn statistics(interface: &str) -> Result<Vec<(String, u64)>, ReadError> {
     let mut values = vec![0u64; 1 + ROOM];
     write(&mut values, &[ETHTOOL_GSTATS, count]);
     ask(&socket, interface, &mut values, "statistics")?;
-    let bytes: Vec<u8> = names.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let used = (12 + length * NAME_BYTES).div_ceil(8);
+    let bytes: Vec<u8> = names.iter().take(used).flat_map(|word| word.to_ne_bytes()).collect();
     let names = bytes.get(12..).unwrap_or_default().chunks(NAME_BYTES).map(|name| {
         let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
         String::from_utf8_lossy(name.get(..end).unwrap_or_default()).into_owned()

@@ -189,6 +189,11 @@ impl Journal {
                     return Ok(());
                 }
                 Ok(true) if !moved => return Ok(()),
+                // What was read is handed out first; the new one has its turn in the next read.
+                Ok(true) if !read.entries.is_empty() => {
+                    read.behind = true;
+                    return Ok(());
+                }
                 Err(error) if !moved => return Err(error),
                 // A damaged one that journald set aside: on with the new one.
                 _ => {}

@@ -91,7 +91,7 @@ impl Host {
         Ok(Kmsg { file, kind, buffer: vec![0; LONGEST_RECORD_BYTES], held })
     }
 
-    fn kmsg_error(&self, what: &'static str, error: std::io::Error) -> ReadError {
+    pub(super) fn kmsg_error(&self, what: &'static str, error: std::io::Error) -> ReadError {
         match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ENOENT) => {
                 ReadError::absent("/dev/kmsg does not exist: no kernel log can be read here")
@@ -133,6 +133,14 @@ pub(super) fn has_capability(status: &str, bit: u32) -> Option<bool> {
 }
 
 impl Kmsg {
+    /// Takes a descriptor of the device that another process opened; `None`: it is of something else.
+    pub(super) fn of_descriptor(file: File) -> Option<Kmsg> {
+        let meta = file.metadata().ok()?;
+        let is_device = meta.file_type().is_char_device() && meta.rdev() == makedev(1, 11);
+        let buffer = vec![0; LONGEST_RECORD_BYTES];
+        is_device.then_some(Kmsg { file, kind: Kind::Device, buffer, held: Vec::new() })
+    }
+
     /// The next record; never waits.
     ///
     /// # Errors

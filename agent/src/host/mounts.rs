@@ -4,7 +4,7 @@
 //! and takes what was answered. A thread that hangs stays with its mount, and another one goes on with the rest. There
 //! are never more than [`MOST_THREADS`]; the last one is kept for local file systems.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -66,7 +66,7 @@ pub struct LookError {
     pub text: String,
     /// There is nothing at this path.
     pub is_gone: bool,
-    /// ESTALE: the server no longer knows what is mounted.
+    /// ESTALE: the server no longer knows what is mounted. ENOTCONN: the program behind a FUSE mount has ended.
     pub is_stale: bool,
 }
 
@@ -75,7 +75,7 @@ impl LookError {
         LookError {
             text: format!("cannot {what} {}: {}", path.display(), errno.desc()),
             is_gone: errno == Errno::ENOENT,
-            is_stale: errno == Errno::ESTALE,
+            is_stale: matches!(errno, Errno::ESTALE | Errno::ENOTCONN),
         }
     }
 }
@@ -172,7 +172,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     /// What waits for a thread, in order: local ones first.
-    queue: Vec<Question>,
+    queue: BTreeSet<Question>,
     known: BTreeMap<Question, Known>,
     threads: usize,
     idle: usize,
@@ -193,8 +193,8 @@ impl State {
     fn next(&mut self) -> Option<Question> {
         let remote = self.in_flight().filter(|(question, _)| question.is_remote).count();
         let allowed = |question: &Question| !question.is_remote || remote + 1 < MOST_THREADS;
-        let at = self.queue.iter().position(allowed)?;
-        Some(self.queue.remove(at))
+        let next = self.queue.iter().find(|question| allowed(question))?.clone();
+        self.queue.take(&next)
     }
 }
 
@@ -210,17 +210,15 @@ impl Asker {
 
     /// Asks all these anew, but for those that have not answered yet. What is not among `all` is forgotten, unless a
     /// thread hangs with it.
-    pub fn ask(&self, now: impl IntoIterator<Item = Question>, all: &[Question]) {
+    pub fn ask(&self, now: impl IntoIterator<Item = Question>, all: &BTreeSet<Question>) {
         let mut state = self.shared.lock();
         state.known.retain(|question, known| known.asked.is_some() || all.contains(question));
         state.queue.retain(|question| all.contains(question));
         for question in now {
-            let asked = state.known.entry(question.clone()).or_default().asked;
-            if asked.is_none() && !state.queue.contains(&question) {
-                state.queue.push(question);
+            if state.known.entry(question.clone()).or_default().asked.is_none() {
+                state.queue.insert(question);
             }
         }
-        state.queue.sort();
         drop(state);
         self.tend();
         self.shared.changed.notify_all();
@@ -242,6 +240,13 @@ impl Asker {
     pub fn known(&self) -> BTreeMap<Question, Known> {
         self.tend();
         self.shared.lock().known.clone()
+    }
+
+    /// Whether something is to be asked still, or has not answered: of the local ones alone, or of all.
+    pub fn waits(&self, for_remote: bool) -> bool {
+        let state = self.shared.lock();
+        let counts = |question: &Question| for_remote || !question.is_remote;
+        state.queue.iter().any(counts) || state.in_flight().any(|(question, _)| counts(question))
     }
 
     /// How many threads are at work or wait for it.
@@ -353,7 +358,7 @@ mod tests {
             }
             Ok(small())
         });
-        let mut all: Vec<Question> = (0..10).map(|n| question(&format!("/nfs/{n}"), true)).collect();
+        let mut all: BTreeSet<Question> = (0..10).map(|n| question(&format!("/nfs/{n}"), true)).collect();
         all.extend((0..20).map(|n| question(&format!("/local/{n}"), false)));
         let answered = |asker: &Asker, prefix: &str| {
             let known = asker.known();
@@ -381,7 +386,7 @@ mod tests {
         let since = asker.known().values().find_map(|known| known.asked).unwrap();
         assert!(clock.since_boot().saturating_sub(since.boot) > Duration::from_secs(30));
         // What is no longer mounted is forgotten once it has answered.
-        asker.ask([], &[]);
+        asker.ask([], &BTreeSet::new());
         assert_eq!(asker.known().len(), MOST_THREADS - 1);
         drop(release);
         until("all threads are free", || hanging() == 0);

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::libc::{AF_INET, AF_INET6, RTM_GETNEIGH, RTM_GETROUTE, RTM_GETRULE};
+use nix::libc::{AF_INET, AF_INET6, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE, RTM_GETRULE};
 use serde::Serialize;
 
 use super::netlink::{Attribute, Attributes, Netlink, NetlinkError, Protocol};
@@ -17,6 +17,9 @@ use super::{Host, ReadError};
 
 /// `struct rtmsg`, `struct ndmsg` and `struct fib_rule_hdr` are all this long.
 const HEADER_BYTES: usize = 12;
+/// `struct ifinfomsg`.
+const LINK_HEADER_BYTES: usize = 16;
+const IFLA_IFNAME: u16 = 3;
 /// RTM_F_CLONED: a cached route, none that anybody made.
 const CLONED: u32 = 0x200;
 /// RT_TABLE_LOCAL: the kernel's own, one route and more for each of its addresses.
@@ -142,6 +145,21 @@ impl Neighbour {
         }
     }
 
+    /// As `ip neigh` writes it, in small letters.
+    pub fn word(self) -> &'static str {
+        match self {
+            Neighbour::Incomplete => "incomplete",
+            Neighbour::Reachable => "reachable",
+            Neighbour::Stale => "stale",
+            Neighbour::Delay => "delay",
+            Neighbour::Probe => "probe",
+            Neighbour::Failed => "failed",
+            Neighbour::Noarp => "noarp",
+            Neighbour::Permanent => "permanent",
+            Neighbour::None => "none",
+        }
+    }
+
     /// Whether nobody answers for the address: asked for, and silent.
     pub fn is_silent(self) -> bool {
         matches!(self, Neighbour::Failed | Neighbour::Incomplete)
@@ -165,6 +183,7 @@ impl Rtnetlink {
     }
 
     /// Hands on every `ip rule` of a family. A kernel without CONFIG_IP_MULTIPLE_TABLES has none, and says EOPNOTSUPP.
+    /// False: they changed meanwhile, so that some may be missing or told twice.
     ///
     /// # Errors
     /// The kernel refuses, is late, or says what makes no sense.
@@ -173,7 +192,7 @@ impl Rtnetlink {
         family: Family,
         limit: Duration,
         mut each: impl FnMut(Rule),
-    ) -> Result<(), ReadError> {
+    ) -> Result<bool, ReadError> {
         let mut header = [0; HEADER_BYTES];
         header[0] = family.number();
         self.netlink
@@ -181,11 +200,11 @@ impl Rtnetlink {
                 each(rule(family, payload)?);
                 Ok(ControlFlow::Continue(()))
             })
-            .map(drop)
+            .map(|exchange| !exchange.interrupted)
             .map_err(|error| error.asking("ip rules"))
     }
 
-    /// Hands on every route of a family, of all tables.
+    /// Hands on every route of a family, of all tables. False as for rules.
     ///
     /// # Errors
     /// As for rules.
@@ -194,7 +213,7 @@ impl Rtnetlink {
         family: Family,
         limit: Duration,
         mut each: impl FnMut(Route),
-    ) -> Result<(), ReadError> {
+    ) -> Result<bool, ReadError> {
         let mut header = [0; HEADER_BYTES];
         header[0] = family.number();
         self.netlink
@@ -204,8 +223,26 @@ impl Rtnetlink {
                 }
                 Ok(ControlFlow::Continue(()))
             })
-            .map(drop)
+            .map(|exchange| !exchange.interrupted)
             .map_err(|error| error.asking("routes"))
+    }
+
+    /// The name of an interface's number.
+    ///
+    /// # Errors
+    /// There is none of this number; as for rules.
+    pub fn name(&mut self, interface: u32, limit: Duration) -> Result<String, ReadError> {
+        let mut payload = [0; LINK_HEADER_BYTES];
+        payload[4..8].copy_from_slice(&interface.to_ne_bytes());
+        let mut name = None;
+        let asked = self.netlink.request(RTM_GETLINK, &payload, limit, |_, payload| {
+            let found = Attributes::behind(LINK_HEADER_BYTES, payload)?.find(IFLA_IFNAME)?;
+            name = found.map(|found| text(&found));
+            Ok(())
+        });
+        let unnamed = || ReadError::Other(format!("interface {interface} has no name"));
+        asked.map_err(|error| error.asking("an interface's name"))?;
+        name.ok_or_else(unnamed)
     }
 
     /// What the kernel thinks of one neighbour (Linux 5.0 and later; before, it is refused).
@@ -262,6 +299,11 @@ fn address(attribute: &Attribute<'_>) -> Option<IpAddr> {
     four.or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
 }
 
+/// A string with its NUL.
+fn text(attribute: &Attribute<'_>) -> String {
+    String::from_utf8_lossy(attribute.payload).trim_end_matches('\0').to_owned()
+}
+
 fn prefix(attribute: &Attribute<'_>, length: u8) -> Option<String> {
     address(attribute).map(|address| format!("{address}/{length}"))
 }
@@ -285,10 +327,7 @@ fn rule(family: Family, payload: &[u8]) -> Result<Rule, NetlinkError> {
         match attribute.kind {
             1 => rule.to = prefix(&attribute, to_length),
             2 => rule.from = prefix(&attribute, from_length),
-            3 => {
-                let name = String::from_utf8_lossy(attribute.payload);
-                rule.incoming = Some(name.trim_end_matches('\0').to_owned());
-            }
+            3 => rule.incoming = Some(text(&attribute)),
             6 => rule.priority = attribute.u32()?,
             10 => rule.mark = Some(attribute.u32()?).filter(|mark| *mark != 0),
             15 => rule.table = attribute.u32()?,

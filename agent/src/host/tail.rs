@@ -80,11 +80,6 @@ impl Host {
 }
 
 impl Tail {
-    /// The host's path of it.
-    pub fn path(&self) -> &Path {
-        &self.shown
-    }
-
     /// The lines that are complete and were not handed out yet, `most_bytes` at most; what waits beyond `behind_bytes`
     /// is passed over and counted.
     ///

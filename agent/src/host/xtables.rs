@@ -79,9 +79,12 @@ impl Host {
         };
         match self.read(path) {
             Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
-            Err(ReadError::NotFound { .. }) => Err(ReadError::absent(format!(
-                "{path} does not exist: the kernel has no legacy iptables, or has not loaded them"
-            ))),
+            // Without process 1's folder nothing is known of its tables.
+            Err(ReadError::NotFound { .. }) if matches!(self.exists("/proc/1/net/dev"), Ok(true)) => {
+                Err(ReadError::absent(format!(
+                    "{path} does not exist: the kernel has no legacy iptables, or has not loaded them"
+                )))
+            }
             Err(error) => Err(error),
         }
     }

@@ -75,6 +75,9 @@ fn kill(role: Role) -> EventBody {
         trigger: None,
         group: Vec::new(),
         biggest: Vec::new(),
+        memory_bytes: Default::default(),
+        reaped: None,
+        attributed_by: None,
         kmsg_seq: None,
     })
 }

@@ -80,6 +80,7 @@ fn snapshot(now: Timestamp, memory: f64) -> Snapshot {
         kubelet: Some("kubelet v1.36.2".to_owned()),
         distribution: None,
         shared_kernel: None,
+        kernel_log: None,
         agent: AgentInfo {
             version: "0.1.0".to_owned(),
             started: now,

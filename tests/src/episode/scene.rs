@@ -316,6 +316,7 @@ pub(super) fn places(containerd: &Containerd, kubelet: &Kubelet) -> Places {
         cni_bin_dirs: vec![CNI_BIN_DIR.into()],
         kubelet_healthz: Some(kubelet.address()),
         kubelet_root: Some(kubelet.root()),
+        ..Places::default()
     }
 }
 

@@ -71,6 +71,11 @@ fn unreachable(now: &Reading) -> Option<Abnormal> {
             .with_value(failing, "seconds"),
     ];
     evidence.extend(now.dial.tried.iter().map(|tried| Evidence::new(tried.as_str(), source(now))));
+    if !now.from_hosts_network {
+        let text = "dialled from a network namespace that is not known to be the node's: what stops the agent's pod \
+                    (a NetworkPolicy) looks the same";
+        evidence.push(Evidence::new(text, source(now)));
+    }
     Some(Abnormal {
         finding: "api_server_unreachable",
         subject: api_server(),

@@ -1,9 +1,10 @@
-//! Metrics: by class and by group of the system, never by pod, so that their number is the same on every node.
+//! Metrics: by class and by group of the system, so that their number is the same on every node; by pod only behind a
+//! switch.
 
 use super::group::Group;
 use super::parse::Max;
 use super::psi::Pressure;
-use super::reading::Reading;
+use super::reading::{PodEntry, Reading};
 use crate::metrics::{Family, Sink};
 
 static MEMORY: Family =
@@ -74,6 +75,29 @@ static BY_CONTROLLER: Family =
     Family::gauge("nodewhy_cgroups", "Cgroups by controller, dying ones included (/proc/cgroups).")
         .by(&["controller"]);
 
+// Behind the switch `per_pod_metrics`: these alone have a pod for a label.
+static POD_MEMORY: Family = Family::gauge(
+    "nodewhy_pod_memory_bytes",
+    "Memory of a pod, page cache included. Only with per_pod_metrics.",
+)
+.by(&["namespace", "pod", "uid"]);
+static POD_CPU: Family = Family::counter(
+    "nodewhy_pod_cpu_seconds_total",
+    "Processor time of a pod, as of the last minute. Only with per_pod_metrics.",
+)
+.by(&["namespace", "pod", "uid"]);
+static POD_THROTTLED: Family = Family::counter(
+    "nodewhy_pod_cpu_throttled_seconds_total",
+    "Time for which a pod and its containers were held up by their quotas, as of the last minute. Only with \
+     per_pod_metrics.",
+)
+.by(&["namespace", "pod", "uid"]);
+static POD_OOM_KILLS: Family = Family::counter(
+    "nodewhy_pod_oom_kills_total",
+    "Processes of a pod that were killed for want of memory, as of the last minute. Only with per_pod_metrics.",
+)
+.by(&["namespace", "pod", "uid"]);
+
 pub(super) static FAMILIES: &[&Family] = &[
     &MEMORY,
     &MEMORY_LIMIT,
@@ -97,6 +121,10 @@ pub(super) static FAMILIES: &[&Family] = &[
     &LIVING,
     &DYING,
     &BY_CONTROLLER,
+    &POD_MEMORY,
+    &POD_CPU,
+    &POD_THROTTLED,
+    &POD_OOM_KILLS,
 ];
 
 pub(super) fn metrics(reading: &Reading, sink: &mut Sink) {
@@ -122,6 +150,26 @@ pub(super) fn metrics(reading: &Reading, sink: &mut Sink) {
     for (controller, count) in &reading.controllers {
         sink.put(&BY_CONTROLLER, &[controller], *count as f64);
     }
+    if reading.is_per_pod {
+        reading.pods.iter().for_each(|pod| of_pod(pod, sink));
+    }
+}
+
+fn of_pod(pod: &PodEntry, sink: &mut Sink) {
+    let name = pod.name.as_ref();
+    let labels = [
+        name.map_or("", |name| name.namespace.as_str()),
+        name.map_or("", |name| name.name.as_str()),
+        pod.uid.as_str(),
+    ];
+    sink.put_some(&POD_MEMORY, &labels, pod.memory_bytes.map(|bytes| bytes as f64));
+    let Some(detail) = &pod.detail else { return };
+    sink.put_some(&POD_CPU, &labels, detail.cgroup.cpu.and_then(|cpu| cpu.usage_seconds));
+    let groups = std::iter::once(&detail.cgroup).chain(detail.containers.iter().map(|one| &one.cgroup));
+    let throttled = groups.filter_map(|group| group.cpu?.throttled_seconds).reduce(|sum, one| sum + one);
+    sink.put_some(&POD_THROTTLED, &labels, throttled);
+    let kills = detail.cgroup.memory.events.map(|events| events.oom_kill as f64);
+    sink.put_some(&POD_OOM_KILLS, &labels, kills);
 }
 
 fn of_group(name: &str, group: &Group, sink: &mut Sink) {

@@ -38,9 +38,14 @@ pub struct Reading {
     /// Pods whose cgroup has no memory limit, those that use most first.
     pub without_memory_limit: Ranked,
     /// Pods that were throttled most of the time that they wanted to run.
-    pub throttled: Vec<Service>,
+    pub throttled: Vec<Listed>,
+    /// Pods that wait most for memory or I/O.
+    pub stalled: Vec<Listed>,
     /// Pods that use most memory.
-    pub most_memory: Vec<Service>,
+    pub most_memory: Vec<Listed>,
+    /// Units below system.slice that use most memory.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub units: Vec<Unit>,
     /// Cgroups that are frozen.
     pub frozen: Vec<String>,
     /// Cgroups that refused a fork within the last minute, or are at their limit of processes.
@@ -64,6 +69,9 @@ pub struct Reading {
     /// Cgroups by controller, dying ones included (/proc/cgroups).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub controllers: BTreeMap<String, u64>,
+    /// Whether each pod is in the metrics too.
+    #[serde(skip)]
+    pub(super) is_per_pod: bool,
     /// Every pod.
     #[serde(skip)]
     pub pods: Vec<PodEntry>,
@@ -124,12 +132,12 @@ pub struct Ranked {
     /// Of how many that are known.
     pub of: u64,
     /// The first few.
-    pub top: Vec<Service>,
+    pub top: Vec<Listed>,
 }
 
 /// A pod in a list.
 #[derive(Clone, Debug, Serialize)]
-pub struct Service {
+pub struct Listed {
     /// `namespace/name`, or its UID.
     pub pod: String,
     /// Memory in use.
@@ -144,6 +152,21 @@ pub struct Service {
     /// Its CPU pressure (`some avg60`), which a limit makes on an idle node too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_some_avg60: Option<f64>,
+    /// Its memory pressure (`full avg60`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_full_avg60: Option<f64>,
+    /// Its I/O pressure (`full avg60`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_full_avg60: Option<f64>,
+}
+
+/// A unit of systemd's, or what else has a cgroup in its slice.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Unit {
+    /// `containerd.service`.
+    pub name: String,
+    /// Memory in use, page cache included.
+    pub memory_bytes: u64,
 }
 
 /// The kubelet or the runtime.

@@ -3,6 +3,7 @@
 mod dying;
 mod follow;
 mod lists;
+mod services;
 mod told;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,7 +26,8 @@ use crate::host::known::Pods;
 use crate::host::{Host, ReadError};
 use dying::dying;
 use follow::{Followed, follow};
-use lists::{count, ranked, throttled, without_limit};
+use lists::{count, ranked, stalled, throttled, without_limit};
+use services::services;
 use told::{churn, pushed, tell_growth};
 
 /// `memory.stat` of a group of the system is read every so many ticks: of a parent it is the costliest file of all.
@@ -56,6 +58,7 @@ pub struct Source {
     kills: VecDeque<Kills>,
     refused: BTreeMap<String, (Duration, AtLimit)>,
     forks: BTreeMap<String, u64>,
+    services: Vec<String>,
     churn: VecDeque<(Duration, u64, u64)>,
     kubepods: Option<(Option<MemoryEvents>, Option<MemoryEvents>)>,
     kubepods_hit: Option<(Duration, Timestamp)>,
@@ -82,6 +85,7 @@ pub(super) fn open(host: &Host) -> Result<Source, ReadError> {
         kills: VecDeque::new(),
         refused: BTreeMap::new(),
         forks: BTreeMap::new(),
+        services: Vec::new(),
         churn: VecDeque::new(),
         kubepods: None,
         kubepods_hit: None,
@@ -189,6 +193,7 @@ fn whole(
         // CONFIG_CGROUPS has it always; a host's root of a test may not.
         Err(_) => BTreeMap::new(),
     };
+    let (units, frozen_units) = services(source, reader);
     let dying = dying(source, reader, &controllers);
     let mut frozen = source.tree.as_ref().map(Tree::frozen).unwrap_or_default();
     let others = groups
@@ -196,6 +201,7 @@ fn whole(
         .cloned()
         .chain(programs.iter().flat_map(|it| it.levels.iter().map(|at| at.group.clone())));
     frozen.extend(others.filter(|group| group.frozen == Some(true)).map(|group| group.path.clone()));
+    frozen.extend(frozen_units);
     frozen.sort();
     frozen.dedup();
     Ok(Reading {
@@ -207,7 +213,9 @@ fn whole(
         qos: count(source.tree.as_ref()),
         without_memory_limit: without_limit(&pods),
         throttled: throttled(&pods),
+        stalled: stalled(&pods),
         most_memory: ranked(pods.iter(), TOP),
+        units,
         frozen,
         pids_at_limit: source.refused.values().map(|(_, at)| at.clone()).collect(),
         oom_kills: source.kills.iter().cloned().collect(),
@@ -217,6 +225,7 @@ fn whole(
         churn: churn(source, boot),
         dying,
         controllers,
+        is_per_pod: host.places().per_pod_metrics,
         pods,
     })
 }

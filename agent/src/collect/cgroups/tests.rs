@@ -287,6 +287,30 @@ fn a_frozen_container_is_told_after_a_while_and_a_thawed_one_is_not() {
 }
 
 #[test]
+fn a_frozen_unit_is_told_and_the_largest_is_listed() {
+    let node = Node::new();
+    node.group("system.slice", &[]);
+    node.group("system.slice/ssh.service", &[("cgroup.events", "populated 1\nfrozen 1\n")]);
+    node.group("system.slice/hog.service", &[("memory.current", "900000000\n")]);
+    let reading = node.tick(&mut node.source());
+    assert_eq!(reading.frozen, ["/system.slice/ssh.service"]);
+    let hog = Unit { name: "hog.service".to_owned(), memory_bytes: 900_000_000 };
+    assert_eq!((reading.units.first(), reading.units.len()), (Some(&hog), 2));
+}
+
+#[test]
+fn kubepods_below_a_cgroup_root_of_the_kubelets() {
+    for nest in ["kubelet.slice/kubelet-kubepods.slice", "some/kubepods"] {
+        let node = Node::new();
+        fs::create_dir_all(node.path(nest).parent().unwrap()).unwrap();
+        fs::rename(node.path("kubepods.slice"), node.path(nest)).unwrap();
+        let reading = node.tick(&mut node.source());
+        assert_eq!(reading.kubepods, Some(format!("/{nest}")));
+        assert_eq!(reading.pods[0].uid, UID);
+    }
+}
+
+#[test]
 fn a_pods_limit_of_processes_is_the_pods_though_the_container_was_refused() {
     // The proving ground's pids-exhausted-pod on Linux 6.1: the limit is the slice's, the event the container's.
     let node = Node::new();
@@ -533,6 +557,29 @@ fn series_are_as_many_with_one_pod_as_with_fifty() {
 }
 
 #[test]
+fn pods_are_in_the_metrics_only_behind_the_switch() {
+    let node = Node::new();
+    for (per_pod_metrics, wanted) in [(false, false), (true, true)] {
+        let places = Places { per_pod_metrics, ..Places::default() };
+        let host = Host::new(node.root.path(), node.host.clock().clone(), places);
+        let mut sink = Sink::default();
+        metrics::metrics(&source::read(&mut node.source(), &host).unwrap(), &mut sink);
+        let text = sink.encode().unwrap();
+        let series = format!("nodewhy_pod_memory_bytes{{namespace=\"\",pod=\"\",uid=\"{UID}\"}} 52428800");
+        assert_eq!(text.contains(&series), wanted, "{text}");
+    }
+}
+
+#[test]
+fn pods_that_wait_for_memory_or_io_are_listed() {
+    let node = Node::new();
+    assert!(node.tick(&mut node.source()).stalled.is_empty());
+    node.set(&pod(""), "memory.pressure", &PRESSURE.replace("avg60=0.23", "avg60=37.50"));
+    let stalled = node.tick(&mut node.source()).stalled;
+    assert_eq!((stalled[0].pod.as_str(), stalled[0].memory_full_avg60), (UID, Some(37.5)));
+}
+
+#[test]
 fn this_machine_is_read_whatever_it_has() {
     let host = Host::new("/", Clock::system(), Places::default());
     let mut source = match source::open(&host) {
@@ -573,6 +620,10 @@ fn cost_of_a_tick_with_250_pods() {
         }
     }
     node.kubelet(&[]);
+    node.host.learn_pods(Pods {
+        sandboxes: [(SANDBOX.to_owned(), (UID.to_owned(), true))].into(),
+        ..Pods::default()
+    });
     let mut source = node.source();
     let used = || {
         let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();

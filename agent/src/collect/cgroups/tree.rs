@@ -22,8 +22,10 @@ use crate::whose::place;
 const ROUND: usize = 12;
 /// A pod's full reading costs about 0.2 ms: a node with a thousand pods is learned over some ticks.
 const MOST_DETAILS: usize = 100;
-/// Names of cgroups that have pods below them and are none of the usual ones are searched so deep.
-const NESTS: &[&str] = &["/kubelet.slice", "/kubelet", "/podruntime", "/kube.slice"];
+/// Where kubepods may stand but at the root: kind's nodes have it below the kubelet's own.
+const NESTS: &[&str] = &["/kubelet.slice", "/kubelet"];
+/// Where it does not stand.
+const SYSTEMS: &[&str] = &["system.slice", "user.slice", "machine.slice", "init.scope"];
 
 /// A pod's class of service, by where its cgroup stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -134,6 +136,10 @@ pub(super) fn find(host: &Host, hierarchies: &Hierarchies) -> Result<Option<Tree
     let Some((_, mount)) = hierarchies.main() else { return Ok(None) };
     let mut nests = vec![String::new()];
     nests.extend(NESTS.iter().map(|nest| (*nest).to_owned()));
+    // The kubelet's --cgroup-root may be any.
+    let others = host.cgroup_children(below(mount, "")).unwrap_or_default();
+    let is_other = |name: &String| !SYSTEMS.contains(&name.as_str());
+    nests.extend(others.into_iter().map(|child| child.name).filter(is_other).map(|name| format!("/{name}")));
     for nest in nests {
         let children = match host.cgroup_children(below(mount, &nest)) {
             Err(ReadError::NotFound { .. }) if !nest.is_empty() => continue,
@@ -327,7 +333,10 @@ impl Tree {
             pod.events = detail.cgroup.memory.events;
             // What is frozen, or full, is looked at until it is not.
             let pids = &detail.cgroup.pids;
-            pod.is_due = detail.cgroup.frozen == Some(true) || is_full(pids.current, pids.max);
+            let is_frozen = |group: &Group| group.frozen == Some(true);
+            pod.is_due = is_full(pids.current, pids.max)
+                || is_frozen(&detail.cgroup)
+                || detail.containers.iter().any(|one| is_frozen(&one.cgroup));
             pod.detail = Some(Arc::new(detail));
         }
         grown

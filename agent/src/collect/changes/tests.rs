@@ -8,6 +8,7 @@ use super::*;
 use crate::collector::{Noticed, Pair};
 use crate::host::Places;
 use crate::host::process::made;
+use crate::metrics::Sink;
 use crate::thresholds::Thresholds;
 
 fn node() -> (tempfile::TempDir, Host, Mover) {
@@ -105,7 +106,7 @@ fn a_configuration_that_is_newer_than_its_process_needs_a_restart() {
     let reading = read(&mut source, &host).unwrap();
     assert_eq!(reading.needs_restart.len(), 2, "{:?}", reading.needs_restart);
     let mut sink = Sink::default();
-    metrics(&reading, &mut sink);
+    metrics::metrics(&reading, &mut sink);
     assert!(sink.encode().unwrap().contains("nodewhy_changes_need_restart 2\n"));
 }
 

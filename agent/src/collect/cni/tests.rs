@@ -23,7 +23,10 @@ impl Node {
     fn new() -> Node {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path(), Clock::system(), Places::default());
-        Node { root, host }
+        let node = Node { root, host };
+        // flannel's agent has written its file.
+        node.put("run/flannel/subnet.env", "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n");
+        node
     }
 
     fn put(&self, path: &str, text: &str) {
@@ -277,4 +280,247 @@ fn a_read_that_failed_forgets_no_configuration() {
     std::fs::remove_file(&dir).unwrap();
     let noticed = step().noticed.expect("it was seen: that it is gone is no absence");
     assert_eq!(noticed.states[0].finding, "cni_config_dir_missing");
+}
+
+// The proving ground's own configuration: bridge with host-local, a range of 14 hosts of which the first is the gateway.
+const BRIDGE: &str = r#"{"cniVersion": "0.4.0", "name": "ground", "plugins": [{"type": "bridge", "bridge": "cni0",
+    "isGateway": true, "ipMasq": true, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/28"}]]}}]}"#;
+
+fn with_network(conf: &str) -> Node {
+    let node = Node::new();
+    node.put("etc/cni/net.d/10-ground.conflist", conf);
+    for plugin in ["bridge", "host-local", "cilium-cni"] {
+        node.program(&format!("opt/cni/bin/{plugin}"));
+    }
+    node
+}
+
+/// An address that has been held for ten minutes, as host-local 1.1.1 writes it.
+fn hold(node: &Node, last: u32, id: &str) {
+    let path = format!("var/lib/cni/networks/ground/10.88.0.{last}");
+    node.put(&path, &format!("{id}\r\neth0"));
+    let file = std::fs::File::options().write(true).open(node.root.path().join(path)).unwrap();
+    let at = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    file.set_modified(at).unwrap();
+}
+
+fn sandboxes(ids: &[&str]) -> crate::host::known::Pods {
+    let mut pods = crate::host::known::Pods::default();
+    for id in ids {
+        let uid = format!("uid-{id}");
+        let name = crate::host::known::PodName { namespace: "default".to_owned(), name: format!("pod-{id}") };
+        pods.sandboxes.insert((*id).to_owned(), (uid.clone(), true));
+        pods.names.insert(uid, name);
+    }
+    pods
+}
+
+#[test]
+fn addresses_are_held_against_the_range_and_the_sandboxes() {
+    let node = with_network(BRIDGE);
+    let (reading, found) = node.once();
+    assert_eq!((reading.allocations.len(), found.len()), (0, 0), "nothing was ever given");
+
+    node.put("var/lib/cni/networks/ground/last_reserved_ip.0", "10.88.0.3");
+    node.put("var/lib/cni/networks/ground/lock", "");
+    for last in 2..=14 {
+        hold(&node, last, &format!("s{last}"));
+    }
+    let (reading, found) = node.once();
+    let network = &reading.allocations[0];
+    assert_eq!((network.size, network.allocated, network.leaked), (Some(13.0), 13, None));
+    assert_eq!(found, [("ipam_exhausted", "ground".to_owned())], "whose they are is not known");
+
+    // All of them are sandboxes': honest exhaustion.
+    let ids: Vec<String> = (2..=14).map(|last| format!("s{last}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    node.host.learn_pods(sandboxes(&ids));
+    let (reading, found) = node.once();
+    assert_eq!((reading.allocations[0].leaked, found.len()), (Some(0), 1));
+
+    // Two are; eleven are nobody's, and two interfaces live.
+    node.host.learn_pods(sandboxes(&["s2", "s3"]));
+    for port in ["veth1", "veth2"] {
+        node.put(&format!("sys/class/net/cni0/brif/{port}/x"), "");
+    }
+    let (reading, states) = node.read(&mut open(&node.host).unwrap());
+    assert_eq!(reading.allocations[0].leaked, Some(11));
+    let names: Vec<_> = states.iter().map(|state| state.finding).collect();
+    assert_eq!(names, ["ipam_exhausted", "ipam_leaked"]);
+    assert_eq!(states[1].evidence[1].text, "10.88.0.10 is held for s10");
+    let page = super::page(&reading).unwrap();
+    assert_eq!(page["leaks"]["ground"].as_array().unwrap().len(), 11);
+    let mut sink = crate::metrics::Sink::default();
+    super::metrics::metrics(&reading, &mut sink);
+    let text = sink.encode().unwrap();
+    assert!(text.contains("nodewhy_cni_addresses_leaked{network=\"ground\"} 11"), "{text}");
+
+    // Eleven more interfaces live: somebody has them, whom the runtime does not know.
+    for port in 3..=13 {
+        node.put(&format!("sys/class/net/cni0/brif/veth{port}/x"), "");
+    }
+    let (reading, found) = node.once();
+    assert_eq!((reading.allocations[0].leaked, found.len()), (Some(0), 1));
+}
+
+#[test]
+fn an_address_of_a_sandbox_that_is_being_made_is_not_leaked() {
+    let node = with_network(BRIDGE);
+    node.host.learn_pods(sandboxes(&[]));
+    for last in 2..=8 {
+        node.put(&format!("var/lib/cni/networks/ground/10.88.0.{last}"), "young\r\neth0");
+    }
+    let (reading, found) = node.once();
+    assert_eq!((reading.allocations[0].leaked, found), (Some(0), Vec::new()));
+}
+
+#[test]
+fn an_agent_is_missed_only_where_its_plugin_is_configured() {
+    let (_, found) = with_network(BRIDGE).once();
+    assert_eq!(found, []);
+    let node = with_network(
+        r#"{"cniVersion": "0.3.1", "name": "cilium", "plugins": [{"type": "cilium-cni", "enable-debug": false}]}"#,
+    );
+    node.put("proc/1/stat", "");
+    let (reading, found) = node.once();
+    assert_eq!(found, [("cni_agent_down", "/var/run/cilium/cilium.sock".to_owned())]);
+    assert_eq!(reading.agent.unwrap().things[0].state, "missing");
+    let socket = node.root.path().join("run/cilium/cilium.sock");
+    std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    assert_eq!(node.once().1, []);
+    drop(listener);
+    let (reading, found) = node.once();
+    assert_eq!((reading.agent.unwrap().things[0].state, found.len()), ("refused", 1));
+    // flannel's file.
+    let node = Node::configured();
+    std::fs::remove_dir_all(node.root.path().join("run/flannel")).unwrap();
+    assert_eq!(node.once().1, [("cni_agent_down", "/run/flannel/subnet.env".to_owned())]);
+    node.put("run/flannel/subnet.env", "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n");
+    hold(&node, 2, "x");
+    std::fs::rename(
+        node.root.path().join("var/lib/cni/networks/ground"),
+        node.root.path().join("var/lib/cni/networks/cbr0"),
+    )
+    .unwrap();
+    let (reading, found) = node.once();
+    assert_eq!((reading.allocations[0].size, found.len()), (Some(253.0), 0));
+}
+
+#[test]
+fn a_process_that_was_seen_and_has_gone_is_an_agent_that_is_down() {
+    let node = Node::configured();
+    crate::host::process::made::process(node.root.path(), 77, "flanneld", 'S');
+    let mut source = open(&node.host).unwrap();
+    let (reading, states) = node.read(&mut source);
+    assert_eq!((reading.agent.unwrap().process, states.len()), (Some((77, "flanneld".to_owned())), 0));
+    std::fs::remove_dir_all(node.root.path().join("proc/77")).unwrap();
+    source.beyond.looked = None;
+    let (_, states) = node.read(&mut source);
+    assert_eq!((states[0].finding, states[0].subject.name.as_str()), ("cni_agent_down", "flannel"));
+}
+
+/// The recorded namespace (see sandboxes.rs) as that of process 4711, whose veth is `veth1` on `cni0`.
+fn with_sandbox() -> Node {
+    let node = with_network(BRIDGE);
+    for (file, text) in [
+        ("dev", include_str!("../../../fixtures/cni/linux-6.18.44-netns-dev.txt")),
+        ("route", include_str!("../../../fixtures/cni/linux-6.18.44-netns-route.txt")),
+        ("fib_trie", include_str!("../../../fixtures/cni/linux-6.18.44-netns-fib_trie.txt")),
+    ] {
+        node.put(&format!("proc/4711/net/{file}"), text);
+    }
+    node.put("proc/4711/cgroup", "0::/kubepods/burstable/x\n");
+    node.put("proc/1/net/dev", "h\nh\n  cni0: 0\n veth1: 0\n");
+    node.put("sys/class/net/veth1/master/ifindex", "3\n");
+    node.put("run/netns/cni-1", "");
+    node.host.learn_pods(sandboxes(&["s1"]));
+    let network = crate::host::known::SandboxNetwork {
+        pid: Some(4711),
+        netns: Some("/var/run/netns/cni-1".to_owned()),
+        is_hosts: Some(false),
+        host_interfaces: vec!["veth1".to_owned()],
+        addresses: vec!["10.88.0.5".to_owned()],
+    };
+    node.host.learn_sandbox_networks([("s1".to_owned(), network)].into());
+    node
+}
+
+#[test]
+fn each_step_that_is_missing_is_named() {
+    let missing = |node: &Node| {
+        let (reading, found) = node.once();
+        assert_eq!(found, [], "not at once");
+        assert_eq!(reading.sandboxes.looked_at, 1);
+        reading.sandboxes.all[0].missing
+    };
+    assert_eq!(missing(&with_sandbox()), None);
+    let node = with_sandbox();
+    node.put("proc/4711/net/dev", "h\nh\n    lo: 0\n");
+    assert_eq!(missing(&node), Some(Step::Veth));
+    let node = with_sandbox();
+    node.put("proc/1/net/dev", "h\nh\n  cni0: 0\n");
+    assert_eq!(missing(&node), Some(Step::Attachment));
+    let node = with_sandbox();
+    std::fs::remove_dir_all(node.root.path().join("sys/class/net/veth1/master")).unwrap();
+    assert_eq!(missing(&node), Some(Step::Attachment), "no port of the bridge");
+    std::fs::remove_dir_all(node.root.path().join("sys/class/net/veth1")).unwrap();
+    assert_eq!(missing(&node), None, "a /sys of another namespace says nothing");
+    let node = with_sandbox();
+    node.put("proc/4711/net/route", "Iface\tDestination\n");
+    assert_eq!(missing(&node), Some(Step::Routes));
+    node.put("proc/4711/net/fib_trie", "");
+    assert_eq!(missing(&node), Some(Step::Address));
+    let node = with_sandbox();
+    std::fs::rename(node.root.path().join("run/netns/cni-1"), node.root.path().join("run/netns/cni-2"))
+        .unwrap();
+    assert_eq!(missing(&node), Some(Step::Namespace));
+    // Another container has that pid now.
+    let node = with_sandbox();
+    let id = "b0b795bead51d415fc6af03eca6d9322f073f00f26866ef237845e33f0784586";
+    let uid = "c12ef941-6a22-4f38-8101-61b41df7a6b6";
+    node.put("proc/4711/cgroup", &format!("0::/kubepods/burstable/pod{uid}/{id}\n"));
+    assert_eq!(node.once().0.sandboxes.looked_at, 0);
+}
+
+#[test]
+fn a_sandbox_without_its_veth_is_a_finding_after_half_a_minute() {
+    let (clock, mover) = Clock::skippable();
+    let mut node = with_sandbox();
+    let (pods, networks) = (node.host.pods().unwrap(), node.host.sandbox_networks().unwrap());
+    node.host = Host::new(node.root.path(), clock, Places::default());
+    node.host.learn_pods((*pods).clone());
+    node.host.learn_sandbox_networks((*networks).clone());
+    let mut source = open(&node.host).unwrap();
+    assert_eq!(node.read(&mut source).1.len(), 0);
+    node.put("proc/4711/net/dev", "h\nh\n    lo: 0\n");
+    assert_eq!(node.read(&mut source).1.len(), 0);
+    mover.skip(Duration::from_secs(31));
+    let (_, states) = node.read(&mut source);
+    assert_eq!(
+        (states[0].finding, states[0].subject.name.as_str()),
+        ("sandbox_network_incomplete", "default/pod-s1")
+    );
+    assert_eq!(states[0].severity, nodewhy_proto::Severity::Info);
+    assert!(states[0].summary.ends_with("its veth pair is gone"), "{}", states[0].summary);
+    mover.skip(Duration::from_secs(100));
+    assert_eq!(node.read(&mut source).1[0].severity, nodewhy_proto::Severity::Warning);
+    node.put("proc/4711/net/dev", include_str!("../../../fixtures/cni/linux-6.18.44-netns-dev.txt"));
+    assert_eq!(node.read(&mut source).1.len(), 0);
+}
+
+#[test]
+fn what_a_tick_costs_is_bounded_with_a_thousand_sandboxes() {
+    let node = with_sandbox();
+    let one = node.host.sandbox_networks().unwrap()["s1"].clone();
+    let ids: Vec<String> = (0..1000).map(|id| format!("s{id:04}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    node.host.learn_pods(sandboxes(&ids));
+    node.host.learn_sandbox_networks(ids.iter().map(|id| ((*id).to_owned(), one.clone())).collect());
+    let mut source = open(&node.host).unwrap();
+    for ticks in 1..=4 {
+        assert_eq!(node.read(&mut source).0.sandboxes.looked_at, ticks * 8);
+    }
+    let json = serde_json::to_string(&node.read(&mut source).0).unwrap();
+    assert!(json.len() < 8000, "{}", json.len());
 }

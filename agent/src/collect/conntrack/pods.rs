@@ -91,3 +91,64 @@ impl Cached {
         self.result.ips.iter().filter_map(|ip| ip.address.split('/').next()?.parse().ok())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use nodewhy_clock::Clock;
+
+    use super::*;
+    use crate::host::Places;
+    use crate::host::known::{PodName, Pods};
+
+    // /var/lib/cni/results/lab-default-lab1-eth0, recorded from `ctr run --cni` of containerd 1.6.20, Debian 12. The CRI's
+    // own sandboxes have `cniArgs` besides: pairs of names and values (libcni/api.go).
+    const RECORDED: &str = include_str!("../../../fixtures/conntrack/containerd-1.6.20-cni-result.json");
+
+    fn found(text: &str, pods: Option<Pods>) -> HashMap<IpAddr, String> {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("var/lib/cni/results");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("lab-default-lab1-eth0"), text).unwrap();
+        fs::write(folder.join("lab-cut-eth0"), &text[..text.len() / 2]).unwrap();
+        let host = Host::new(root.path(), Clock::system(), Places::default());
+        if let Some(pods) = pods {
+            host.learn_pods(pods);
+        }
+        addresses(&host).unwrap()
+    }
+
+    fn living(sandbox: &str) -> Pods {
+        let mut pods = Pods::default();
+        let name = PodName { namespace: "shop".to_owned(), name: "cart-0".to_owned() };
+        pods.names.insert("uid".to_owned(), name);
+        pods.sandboxes.insert(sandbox.to_owned(), ("uid".to_owned(), true));
+        pods
+    }
+
+    #[test]
+    fn an_address_is_the_pods_that_the_runtime_names() {
+        let address = IpAddr::from([10, 88, 0, 2]);
+        assert_eq!(
+            found(RECORDED, Some(living("default-lab1"))),
+            [(address, "shop/cart-0".to_owned())].into()
+        );
+        assert!(found(RECORDED, Some(living("another"))).is_empty(), "a sandbox that is gone");
+        assert!(found(RECORDED, None).is_empty(), "nobody names it");
+    }
+
+    #[test]
+    fn without_a_runtime_the_arguments_of_the_attachment_name_it() {
+        let arguments = r#""cniArgs":[["IgnoreUnknown","1"],["K8S_POD_NAMESPACE","shop"],["K8S_POD_NAME","cart-0"]],"ifName""#;
+        let text = RECORDED.replace(r#""ifName""#, arguments);
+        assert_eq!(found(&text, None)[&IpAddr::from([10, 88, 0, 2])], "shop/cart-0");
+    }
+
+    #[test]
+    fn no_folder_is_no_node_without_pods() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path(), Clock::system(), Places::default());
+        assert!(matches!(addresses(&host), Err(ReadError::Absent { .. })));
+    }
+}

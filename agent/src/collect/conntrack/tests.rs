@@ -56,7 +56,10 @@ fn full_from_95_percent_on_and_drops_only_with_a_table_that_is_nearly_full() {
 fn a_node_that_does_not_track_is_absent_and_no_empty_table() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("proc/1/net")).unwrap();
-    let step = COLLECTOR.start().step(&host(root.path().to_str().unwrap()), &Thresholds::default());
+    let look = || COLLECTOR.start().step(&host(root.path().to_str().unwrap()), &Thresholds::default());
+    assert!(matches!(look().outcome, Outcome::Failed { .. }), "nothing is known without process 1's network");
+    fs::write(root.path().join("proc/1/net/dev"), "").unwrap();
+    let step = look();
     let Outcome::Absent { why } = step.outcome else { panic!("{:?}", step.outcome) };
     assert!(why.contains("nf_conntrack is not loaded"), "{why}");
     assert!(matches!(may_ask(&host(root.path().to_str().unwrap())), Err(ReadError::Absent { .. })));

@@ -48,7 +48,7 @@ pub(super) static LIMITS: &[&Heuristic] = &[&AWAIT, &BUSY, &HUNG, &STUCK, &ERROR
 pub(super) fn detect(pair: Pair<'_, Reading>, thresholds: &Thresholds, noticed: &mut Noticed) {
     let at = pair.at.wall;
     let mut states = Vec::new();
-    for filesystem in &pair.now.filesystems {
+    for filesystem in pair.now.filesystems.iter() {
         states.extend(full(filesystem, thresholds));
         states.extend(without_inodes(filesystem, thresholds));
         states.extend(read_only(filesystem));
@@ -223,7 +223,7 @@ fn stuck(filesystem: &Filesystem, thresholds: &Thresholds) -> Option<Abnormal> {
     let what = format!("{} ({} from {}{whose})", title(filesystem), filesystem.kind, filesystem.source);
     if filesystem.is_stale {
         let text = filesystem.missing.clone().unwrap_or_else(|| "ESTALE".to_owned());
-        let summary = format!("{what} is stale: its server no longer knows it");
+        let summary = format!("{what} is stale: its server no longer knows it, or its program has ended");
         return Some(state("mount_stuck", subject(filesystem), summary, vec![Evidence::new(text, "statfs")]));
     }
     let (seconds, limit) = (filesystem.unanswered_for_seconds?, thresholds.limit(&STUCK));

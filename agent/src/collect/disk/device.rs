@@ -76,8 +76,8 @@ pub struct Device {
     pub nothing_ended_since: Option<Timestamp>,
     /// For how long, by the clock that no step moves.
     pub nothing_ended_for_seconds: Option<f64>,
-    /// Whether the kernel counted the device busy meanwhile. Up to Linux 5.18 it does that only when something new
-    /// begins.
+    /// Whether the kernel counted the device busy meanwhile. Kernels before commit 86d7331299fd (2022) do that only when
+    /// something new begins.
     #[serde(skip)]
     pub was_busy_meanwhile: bool,
     /// For how long it has been suspended.
@@ -181,7 +181,8 @@ impl Track {
     }
 
     fn look_slowly(&mut self, now: Stamp, host: &Host) {
-        let file = |name: &str| format!("/sys/block/{}/{name}", self.name);
+        let folder = folder(&self.name);
+        let file = |name: &str| format!("{folder}/{name}");
         if self.fixed.has_state {
             self.state = line(host, &file("device/state"));
         }
@@ -247,9 +248,10 @@ impl Track {
 }
 
 fn fixed(name: &str, host: &Host) -> Fixed {
-    let file = |file: &str| format!("/sys/block/{name}/{file}");
+    let folder = folder(name);
+    let file = |file: &str| format!("{folder}/{file}");
     let exists = |path: String| host.exists(path).is_ok_and(|exists| exists);
-    let kind = kind(name, exists(format!("/sys/block/{name}")));
+    let kind = kind(name, exists(folder.clone()));
     let flag = |text: String| match text.as_str() {
         "0" => Some(false),
         "1" => Some(true),
@@ -265,6 +267,11 @@ fn fixed(name: &str, host: &Host) -> Fixed {
         has_state: is_whole && exists(file("device/state")),
         counts_errors: is_whole && exists(file("device/ioerr_cnt")),
     }
+}
+
+/// A name with a slash (`cciss/c0d0`) is a folder's with an exclamation mark.
+fn folder(name: &str) -> String {
+    format!("/sys/block/{}", name.replace('/', "!"))
 }
 
 /// By its name; what is not in `/sys/block` is a part of what is.

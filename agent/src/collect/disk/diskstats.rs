@@ -26,7 +26,8 @@ pub struct Counters {
     pub write_milliseconds: u64,
     /// Reads, writes and others that have begun and not ended.
     pub in_flight: u64,
-    /// Time in which anything was in flight, in milliseconds. While nothing ends it goes on only since Linux 5.19.
+    /// Time in which anything was in flight, in milliseconds. While nothing
+    /// ends it goes on only on newer kernels (commit 86d7331299fd of 2022).
     pub busy_milliseconds: u64,
     /// Time in flight, of all together, in milliseconds.
     pub queue_milliseconds: u64,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,6 +14,9 @@ use crate::host::mounts::{Asker, DeviceNumber, FsBytes, FsInodes, Known, Questio
 use crate::host::{Host, ReadError};
 use crate::thresholds::{Eviction, Thresholds};
 
+/// For each so many mounts the table is read by [`LOCAL_EVERY`] more seldom: it costs 1 µs a mount, and a lock of the
+/// node's that each mount and unmount needs.
+const MOUNTS_A_LOOK: u32 = 2000;
 /// The table of mounts, and local file systems.
 const LOCAL_EVERY: Duration = Duration::from_secs(5);
 /// File systems of servers: each question is a message.
@@ -94,7 +98,7 @@ pub struct Filesystem {
     /// Why there is no size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
-    /// The server no longer knows what is mounted (ESTALE).
+    /// The server no longer knows what is mounted (ESTALE), or the program behind it has ended (ENOTCONN).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_stale: bool,
     /// Since when it has not answered.
@@ -130,7 +134,7 @@ pub struct Errors {
 /// What every look found.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Look {
-    pub(super) filesystems: Vec<Filesystem>,
+    pub(super) filesystems: Arc<Vec<Filesystem>>,
     pub(super) left_out: usize,
     pub(super) error: Option<String>,
 }
@@ -148,6 +152,12 @@ pub(super) struct Filesystems {
     was_writable: BTreeSet<(DeviceNumber, String)>,
     local: Option<Stamp>,
     remote: Option<Stamp>,
+    /// When the table is read again, and how many lines it had.
+    table: Duration,
+    lines: u32,
+    /// What was told last, and whether something had not answered then.
+    told: Arc<Vec<Filesystem>>,
+    waits: bool,
 }
 
 /// The mount points that /etc/fstab wants writable.
@@ -167,7 +177,17 @@ impl Filesystems {
             was_writable: BTreeSet::new(),
             local: None,
             remote: None,
+            table: Duration::ZERO,
+            lines: 0,
+            told: Arc::default(),
+            waits: false,
         }
+    }
+
+    /// Whether a local one has not answered the newest question.
+    #[cfg(test)]
+    pub(super) fn waits_for_local(&self) -> bool {
+        self.asker.waits(false)
     }
 
     /// How many threads ask.
@@ -190,34 +210,42 @@ impl Filesystems {
         let is_due =
             |last: Option<Stamp>, every| last.is_none_or(|last| now.boot.saturating_sub(last.boot) >= every);
         let roles = roles(&kubelet_root, host);
-        if is_due(self.local, LOCAL_EVERY) {
+        let looks = is_due(self.local, LOCAL_EVERY);
+        if looks {
             self.local = Some(now);
-            self.read_table(host, &kubelet_root.display().to_string());
+            if now.boot >= self.table {
+                self.read_table(host, &kubelet_root.display().to_string());
+                self.table = now.boot + LOCAL_EVERY * (self.lines / MOUNTS_A_LOOK).min(11);
+            }
             self.read_errors(host, names, now);
             let asks_remote = is_due(self.remote, REMOTE_EVERY);
             if asks_remote {
                 self.remote = Some(now);
             }
-            let all: Vec<Question> =
+            let all: BTreeSet<Question> =
                 roles.iter().map(|(_, it)| it.clone()).chain(self.mounted.iter().map(question)).collect();
             let due: Vec<Question> = all.iter().filter(|it| asks_remote || !it.is_remote).cloned().collect();
             self.asker.ask(due, &all);
             self.asker.wait(WAIT);
         }
-        let known = self.asker.known();
-        let by_role = role_devices(&roles, &known);
-        let filesystems = self
-            .mounted
-            .iter()
-            .map(|mounted| self.filesystem(mounted, &known, &by_role, host, now))
-            .collect();
-        Look { filesystems, left_out: self.left_out, error: self.error.clone() }
+        // Between two looks nothing changes, but for what hangs.
+        if looks || self.waits {
+            // Before: what answers meanwhile is told at the next tick.
+            self.waits = self.asker.waits(true);
+            let known = self.asker.known();
+            let by_role = role_devices(&roles, &known);
+            let tell = |mounted| self.filesystem(mounted, &known, &by_role, host, now);
+            self.told = Arc::new(self.mounted.iter().map(tell).collect());
+        }
+        Look { filesystems: self.told.clone(), left_out: self.left_out, error: self.error.clone() }
     }
 
     fn read_table(&mut self, host: &Host, kubelet_root: &str) {
         let read = host.read_bytes("/proc/1/mountinfo").and_then(|bytes| {
             // A path may be any bytes.
-            mountinfo::file_systems(&String::from_utf8_lossy(&bytes), kubelet_root)
+            let text = String::from_utf8_lossy(&bytes);
+            self.lines = u32::try_from(text.lines().count()).unwrap_or(u32::MAX);
+            mountinfo::file_systems(&text, kubelet_root)
                 .map_err(|what| ReadError::malformed("/proc/1/mountinfo", what))
         });
         match read {
@@ -273,7 +301,7 @@ impl Filesystems {
             )),
             (Some(Err(error)), None) => Some(error.text.clone()),
             (None, None) if known.asked.is_some() => Some("it has not answered".to_owned()),
-            (None, None) => Some("it has not been asked: others that hang have all threads".to_owned()),
+            (None, None) => Some("it has not been asked yet".to_owned()),
         };
         let asked_for = known.asked.map(|asked| now.boot.saturating_sub(asked.boot));
         let roles = by_role

@@ -57,8 +57,11 @@ struct Pattern {
     any: &'static [&'static str],
     /// The fields by which two lines are alike.
     alike: &'static [&'static str],
-    fields: fn(&Line<'_>) -> Vec<(&'static str, Option<String>)>,
+    fields: Fields,
 }
+
+/// What a line names; what can't be read of it is left out.
+type Fields = fn(&Line<'_>) -> Vec<(&'static str, Option<String>)>;
 
 struct Line<'a> {
     text: &'a str,
@@ -144,8 +147,8 @@ fn go_seconds(text: &str) -> Option<f64> {
     (parts > 0 && seconds.is_finite()).then_some(seconds)
 }
 
-const NOTHING: fn(&Line<'_>) -> Vec<(&'static str, Option<String>)> = |_| Vec::new();
-const ERROR: fn(&Line<'_>) -> Vec<(&'static str, Option<String>)> = |line| vec![("error", line.error())];
+const NOTHING: Fields = |_| Vec::new();
+const ERROR: Fields = |line| vec![("error", line.error())];
 
 /// The first that fits is it, so the sharper ones stand first.
 static PATTERNS: &[Pattern] = &[

@@ -130,7 +130,8 @@ table inet shop { chain a { counter
  }
  chain b { jump a
  jump a
- } }"
+ }
+}"
 for i in $(seq 1 200); do echo "add element ip kube-proxy cluster-ips { 10.96.0.$i }"; echo "add element ip kube-proxy no-endpoint-services { 10.96.0.$i . tcp . 80 : goto reject-chain }"; done; } | nft -f -
 iptables-nft -t nat -N KUBE-SERVICES; for i in 1 2 3; do iptables-nft -t nat -A KUBE-SERVICES -p tcp --dport $i -j RETURN; done; iptables-nft -t nat -A OUTPUT -j KUBE-SERVICES
 ip6tables-nft -A INPUT -j ACCEPT

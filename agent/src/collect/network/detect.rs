@@ -7,7 +7,7 @@ use nodewhy_proto::{Change, EventBody, Evidence, Origin, Severity, Subject, Subj
 use super::Reading;
 use super::interfaces::Link;
 use crate::collector::{Abnormal, Happening, Noticed, Pair};
-use crate::host::rtnetlink::Family;
+use crate::host::rtnetlink::{Family, Neighbour};
 use crate::thresholds::{Heuristic, Thresholds};
 
 pub(super) static LIMITS: &[&Heuristic] =
@@ -264,9 +264,10 @@ fn ways(pair: &Pair<'_, Reading>, noticed: &mut Noticed) {
             severity: Severity::Warning,
             summary: format!("nobody answers for the gateway {gateway} on {interface}"),
             evidence: vec![Evidence::new(
-                format!("neighbour {gateway} on {interface} is {:?}", route.neighbour)
-                    .replace("Some(", "")
-                    .replace(')', ""),
+                format!(
+                    "neighbour {gateway} on {interface} is {}",
+                    route.neighbour.map_or("unknown", Neighbour::word)
+                ),
                 paths.source,
             )],
             since: None,

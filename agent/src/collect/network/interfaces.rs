@@ -62,10 +62,12 @@ impl Kind {
         if there("bridge") {
             return Kind::Bridge;
         }
-        // A veth has no DEVTYPE, and its other end's number, mostly one of another namespace.
+        // A veth has no DEVTYPE, and its other end's number, which may by chance be its own: each namespace counts by
+        // itself. Then CNI's usual names tell. rtnetlink would be sure, and waits for the lock of all configuration.
         let typed = text("uevent").is_none_or(|text| text.lines().any(|line| line.starts_with("DEVTYPE=")));
+        let of_a_pod = ["veth", "cali", "lxc", "eni"].iter().any(|prefix| name.starts_with(prefix));
         match (text("ifindex"), text("iflink")) {
-            (Some(index), Some(link)) if !typed && index != link => Kind::Veth,
+            (Some(index), Some(link)) if !typed && (index != link || of_a_pod) => Kind::Veth,
             _ => Kind::Virtual,
         }
     }

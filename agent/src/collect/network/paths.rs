@@ -18,6 +18,7 @@ const MOST_LISTED: usize = 1000;
 const MOST_TABLES: usize = 64;
 const MOST_DEFAULTS: usize = 8;
 const LIMIT: Duration = Duration::from_secs(5);
+const TRIES: usize = 3;
 
 /// A default route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -128,28 +129,29 @@ fn fill(host: &Host, paths: &mut Paths) -> Result<(), ReadError> {
         families.push(Family::V6);
     }
     for family in families {
-        let mut count = 0;
-        match rtnetlink.rules(family, LIMIT, |rule| {
-            count += 1;
-            if paths.rule_list.len() < MOST_LISTED {
-                paths.rule_list.push(rule);
-            }
+        match whole(|rules: &mut (u64, Vec<Rule>)| {
+            rtnetlink.rules(family, LIMIT, |rule| {
+                rules.0 += 1;
+                if rules.1.len() < MOST_LISTED {
+                    rules.1.push(rule);
+                }
+            })
         }) {
-            Ok(()) => {
+            Ok((count, listed)) => {
                 paths.rules.insert(family.word(), count);
+                paths.rule_list.extend(listed);
             }
             Err(error) => paths.missing.push(error.to_string()),
         }
-        let mut counted = Counted::default();
-        match rtnetlink.routes(family, LIMIT, |route| counted.take(route)) {
-            Ok(()) => {
+        match whole(|counted: &mut Counted| rtnetlink.routes(family, LIMIT, |route| counted.take(route))) {
+            Ok(counted) => {
                 paths.families.push(family);
                 paths.routes.insert(family.word(), counted.makers);
                 for (table, count) in counted.tables {
                     *paths.tables.entry(table).or_default() += count;
                 }
                 for route in counted.defaults {
-                    paths.defaults.push(default(host, &mut rtnetlink, &route));
+                    paths.defaults.push(default(&mut rtnetlink, &route));
                 }
                 paths.route_list.extend(counted.listed);
             }
@@ -157,6 +159,19 @@ fn fill(host: &Host, paths: &mut Paths) -> Result<(), ReadError> {
         }
     }
     Ok(())
+}
+
+/// A list that did not change while it was read: what was counted while it did is no count.
+fn whole<T: std::default::Default>(
+    mut read: impl FnMut(&mut T) -> Result<bool, ReadError>,
+) -> Result<T, ReadError> {
+    for _ in 0..TRIES {
+        let mut counted = T::default();
+        if read(&mut counted)? {
+            return Ok(counted);
+        }
+    }
+    Err(ReadError::Other(format!("routes or rules changed while they were read, {TRIES} times")))
 }
 
 #[derive(std::default::Default)]
@@ -189,24 +204,16 @@ impl Counted {
     }
 }
 
-fn default(host: &Host, rtnetlink: &mut Rtnetlink, route: &Route) -> Default {
+fn default(rtnetlink: &mut Rtnetlink, route: &Route) -> Default {
     let neighbour = match (route.gateway, route.interface) {
         // Before Linux 5.0 one entry cannot be asked for: not known.
         (Some(gateway), Some(interface)) => rtnetlink.neighbour(gateway, interface, LIMIT).ok(),
         _ => None,
     };
-    let interface = route.interface.map(|number| name_of(host, number));
+    let interface = route
+        .interface
+        .map(|number| rtnetlink.name(number, LIMIT).unwrap_or_else(|_| format!("interface {number}")));
     Default { family: route.family, table: route.table, gateway: route.gateway, interface, neighbour }
-}
-
-/// The name of an interface's number; the number where it has none.
-fn name_of(host: &Host, number: u32) -> String {
-    let names = host.list("/sys/class/net").unwrap_or_default();
-    let has = |name: &String| {
-        host.read(format!("/sys/class/net/{name}/ifindex"))
-            .is_ok_and(|text| text.trim() == number.to_string())
-    };
-    names.into_iter().find(has).unwrap_or_else(|| format!("interface {number}"))
 }
 
 /// From /proc/1/net/{route,ipv6_route,arp}: main table's defaults, and whether the gateways answer. `why`: rtnetlink

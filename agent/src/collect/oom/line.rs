@@ -23,6 +23,19 @@ pub(super) enum Line<'a> {
     /// `… OOM victim 981 (hurt) is already exiting. Skip killing the task`: of a group, one that dies by the death of
     /// another (its pid namespace's first process).
     Exiting { pid: u32 },
+    /// Figures of memory: of the node in pages, of a cgroup at its limit in bytes.
+    Memory(Vec<(&'static str, Amount)>),
+    /// `oom_reaper: reaped process 584 (tail), now anon-rss:0kB, …`, or `unable to reap pid:584 (tail)`.
+    Reaped { pid: u32, done: bool },
+}
+
+/// So much memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Amount {
+    /// Of the machine's pages.
+    Pages(u64),
+    /// Bytes.
+    Bytes(u64),
 }
 
 /// The `oom-kill:` line, or what kernels before 5.0 wrote in its place.
@@ -69,6 +82,12 @@ pub(super) fn parse(text: &str) -> Option<Line<'_>> {
     if text.starts_with('[') {
         return Some(Columns::parse(text).map_or(Line::TableRow(text), Line::TableHead));
     }
+    if let Some(rest) = text.strip_prefix("oom_reaper: ") {
+        return reaped(rest);
+    }
+    if let Some(amounts) = memory(text) {
+        return Some(Line::Memory(amounts));
+    }
     if let Some(rest) = text.strip_prefix("Tasks in ") {
         let cgroup = rest.strip_suffix(" are going to be killed due to memory.oom.group set")?;
         return Some(Line::Group { cgroup });
@@ -97,6 +116,70 @@ pub(super) fn parse(text: &str) -> Option<Line<'_>> {
         }
     };
     killed(rest).map(Line::Killed)
+}
+
+/// `reaped process 584 (tail), now …` and `unable to reap pid:584 (tail)` (mm/oom_kill.c).
+fn reaped(rest: &str) -> Option<Line<'_>> {
+    let (rest, done) = match rest.strip_prefix("reaped process ") {
+        Some(rest) => (rest, true),
+        None => (rest.strip_prefix("unable to reap pid:")?, false),
+    };
+    // With the name's beginning: a number that was cut is another process.
+    rest.split_once(" (")?.0.parse().ok().map(|pid| Line::Reaped { pid, done })
+}
+
+/// What is kept of `Mem-Info:` (mm/show_mem.c, before 6.3 mm/page_alloc.c); each is a number of pages.
+const FIGURES: &[&str] = &[
+    "active_anon",
+    "inactive_anon",
+    "active_file",
+    "inactive_file",
+    "unevictable",
+    "dirty",
+    "writeback",
+    "slab_reclaimable",
+    "slab_unreclaimable",
+    "mapped",
+    "shmem",
+    "pagetables",
+    "free",
+    "free_cma",
+];
+
+/// The figures of a line, or of the several lines of one record: `active_anon:49 inactive_anon:350799 …`; or of a cgroup:
+/// `memory: usage 49152kB, limit 49152kB, failcnt 71` (mm/memcontrol.c).
+fn memory(text: &str) -> Option<Vec<(&'static str, Amount)>> {
+    for (mark, usage, limit) in [
+        ("memory: usage ", "memory_usage", "memory_limit"),
+        ("swap: usage ", "swap_usage", "swap_limit"),
+        ("memory+swap: usage ", "memory_and_swap_usage", "memory_and_swap_limit"),
+    ] {
+        let Some(rest) = text.strip_prefix(mark) else { continue };
+        let (used, rest) = rest.split_once("kB, limit ")?;
+        let bytes = |kib: &str| kib.parse::<u64>().ok()?.checked_mul(1024).map(Amount::Bytes);
+        let mut amounts = vec![(usage, bytes(used)?)];
+        // "No limit" is written as 9007199254740988kB.
+        let most = rest.split_once("kB")?.0.parse::<u64>().ok()?;
+        if most < 1 << 50 {
+            amounts.push((limit, bytes(rest.split_once("kB")?.0)?));
+        }
+        return Some(amounts);
+    }
+    // A node's own lines have `kB` after their numbers, and "Node 0" before them.
+    if !text.trim_start().starts_with(|letter: char| letter.is_ascii_lowercase()) || !text.contains(':') {
+        return None;
+    }
+    let mut amounts = Vec::new();
+    for token in text.split_ascii_whitespace() {
+        let (name, pages) = token.split_once(':')?;
+        let pages = pages.parse().ok()?;
+        amounts.extend(
+            FIGURES.iter().find(|figure| **figure == name).map(|figure| (*figure, Amount::Pages(pages))),
+        );
+    }
+    // A line that was cut may end within a number: its last figure is only believed when another follows it, which the
+    // kernel's lines all have.
+    (!amounts.is_empty()).then_some(amounts)
 }
 
 fn is_message(message: &str) -> bool {
@@ -285,9 +368,34 @@ mod tests {
     }
 
     #[test]
+    fn figures_of_memory_and_the_reaper() {
+        // fixtures/kmsg/linux-6.1.192/episode-system-oom.txt and oom-memcg-v2.txt; Linux 4.15.0-46 (a public report of 2019).
+        let node = "active_anon:49 inactive_anon:350799 isolated_anon:0\n active_file:17 inactive_file:12 isolated_file:0";
+        let Some(Line::Memory(amounts)) = parse(node) else { panic!() };
+        let pages = |name| amounts.iter().find(|(known, _)| *known == name).map(|(_, amount)| *amount);
+        assert_eq!(
+            (pages("inactive_anon"), pages("active_file")),
+            (Some(Amount::Pages(350_799)), Some(Amount::Pages(17)))
+        );
+        let Some(Line::Memory(amounts)) = parse("memory: usage 49152kB, limit 49152kB, failcnt 71") else {
+            panic!()
+        };
+        let limit = Amount::Bytes(49_152 * 1024);
+        assert_eq!(amounts, [("memory_usage", limit), ("memory_limit", limit)]);
+        let none = parse("memory+swap: usage 0kB, limit 9007199254740988kB, failcnt 0");
+        assert_eq!(none, Some(Line::Memory(vec![("memory_and_swap_usage", Amount::Bytes(0))])));
+        let reaped =
+            "oom_reaper: reaped process 32308 (stress), now anon-rss:0kB, file-rss:0kB, shmem-rss:0kB";
+        assert_eq!(parse(reaped), Some(Line::Reaped { pid: 32_308, done: true }));
+    }
+
+    #[test]
     fn lines_that_are_none() {
         for line in [
-            "oom_reaper: reaped process 584 (tail), now anon-rss:0kB, file-rss:0kB, shmem-rss:0kB",
+            "oom_reaper: reaped",
+            "memory: usage 49152kB",
+            "Node 0 active_anon:196kB inactive_anon:1403196kB",
+            "active_anon:x inactive_anon:1",
             "",
             "Tasks state (memory values in pages):",
             "Out of memory",

@@ -9,11 +9,13 @@ use nodewhy_clock::Stamp;
 use nodewhy_proto::{EventBody, KernelMessage, OomKill, OomScope, Role};
 use serde::Serialize;
 
+use super::cgroups::Cgroups;
 use super::pattern;
 use super::record::{self, Id, Record};
 use super::report::{Joined, Joiner, Kill};
 use super::snapshot::Alike;
 use super::time::{KernelClock, Mark, Now};
+use crate::host::journal::file::Entry;
 use crate::storm::{Bucket, Storms, Told};
 use crate::whose::role_name;
 
@@ -104,6 +106,8 @@ pub(super) struct Log {
     joiner: Joiner,
     storms: Storms<(Mark, KernelMessage)>,
     kill_budgets: BTreeMap<&'static str, Bucket>,
+    /// Where processes were seen.
+    pub(super) cgroups: Cgroups,
     /// Of lines without numbers: which came more than once in a microsecond.
     alike: Alike,
     /// The sequence number that should come next.
@@ -134,6 +138,7 @@ impl Log {
             joiner: Joiner::new(page_bytes),
             storms: Storms::default(),
             kill_budgets: BTreeMap::new(),
+            cgroups: Cgroups::default(),
             alike: Alike::default(),
             next_seq: None,
             first_seq: None,
@@ -178,6 +183,33 @@ impl Log {
             None => self.clock.place(record.usec, now, false),
         };
         self.take(record, at);
+    }
+
+    /// Takes one entry of the journal. `now`: both clocks at the moment in which journald read the line.
+    pub(super) fn entry(&mut self, entry: &Entry, now: Now) {
+        let alike = &mut self.alike;
+        let Ok(record) = record::of_journal(entry, |usec, text_crc| alike.nth(usec, text_crc)) else {
+            self.malformed_total += 1;
+            return;
+        };
+        let at = self.clock.place(record.usec, now, true);
+        self.take(record, at);
+    }
+
+    /// Tells of a file that a crash left.
+    pub(super) fn crash(&mut self, path: &str, text: &str, at: Stamp) {
+        let mut crc = flate2::Crc::new();
+        crc.update(path.as_bytes());
+        *self.messages.entry("crash_record").or_default() += 1;
+        let message = KernelMessage {
+            pattern: "crash_record".to_owned(),
+            fields: BTreeMap::from([("file".to_owned(), path.to_owned())]),
+            line: record::kept(text),
+            kmsg_seq: None,
+            count: 1,
+        };
+        let id = Id::Crash { path_crc: crc.sum() };
+        self.happened.push(Happened { id, at, body: EventBody::KernelMessage(message) });
     }
 
     fn take(&mut self, record: Record, at: Stamp) {
@@ -283,6 +315,13 @@ impl Log {
             match joined {
                 Joined::Kill(kill) => self.kill(*kill),
                 Joined::Member { of, task } => self.change_kill(of, |kill| kill.group.push(task)),
+                Joined::Reaped { pid, done } => {
+                    // Names and ids come back: only the newest of this id.
+                    let of = self.newest_kills.iter().rfind(|kill| kill.kill.pid == pid).map(|kill| kill.id);
+                    if let Some(of) = of {
+                        self.change_kill(of, |kill| kill.reaped = Some(done));
+                    }
+                }
                 Joined::NoMember { of, pid } => {
                     self.change_kill(of, |kill| kill.group.retain(|task| task.pid != pid));
                 }
@@ -290,7 +329,20 @@ impl Log {
         }
     }
 
-    fn kill(&mut self, Kill { mark: Mark { id, usec, at }, kill, .. }: Kill) {
+    fn kill(&mut self, Kill { mark: Mark { id, usec, at }, mut kill, uid }: Kill) {
+        // The report was not written, as kills came back to back: who it was is known from before.
+        if kill.victim_cgroup.is_none()
+            && let Some(cgroup) = self.cgroups.of(kill.pid, &kill.name, at.boot)
+        {
+            let place = crate::whose::place(&cgroup);
+            kill.role = crate::whose::role(&kill.name, Some(&place), kill.oom_score_adj, uid);
+            (kill.pod_uid, kill.container_id) = (place.pod_uid, place.container_id);
+            kill.victim_cgroup = Some(cgroup.to_string());
+            kill.attributed_by = Some(
+                "the kernel wrote no report; its process was seen in this cgroup before. Whose limit it was is not known:                  memory.events of the cgroup and those above it tell"
+                    .to_owned(),
+            );
+        }
         let (scope, role) = (kill.scope, kill.role);
         match self.kills.iter_mut().find(|count| count.scope == scope && count.role == role) {
             Some(count) => count.count += 1,

@@ -229,6 +229,14 @@ pub(super) static PATTERNS: &[Pattern] = &[
         name: "oom_no_killable_process",
         fields: |line| line.starts_with("Out of memory and no killable processes").then(Vec::new),
     },
+    // mm/oom_kill.c: the victim's memory did not come back, and the kernel will kill another.
+    Pattern {
+        name: "oom_reap_failed",
+        fields: |line| {
+            let (pid, name) = line.strip_prefix("oom_reaper: unable to reap pid:")?.split_once(" (")?;
+            Some(vec![("pid", pid), ("name", name.strip_suffix(')')?)])
+        },
+    },
     // mm/page_alloc.c: "kswapd0: page allocation failure: order:0, mode:0x820(GFP_ATOMIC), …"
     Pattern {
         name: "page_allocation_failure",

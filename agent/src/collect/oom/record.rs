@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::host::journal::file::Entry;
 use crate::host::kmsg::KMSG;
 use crate::host::syslog::SYSLOG;
 
@@ -30,6 +31,11 @@ pub enum Id {
         /// How many lines of this stamp and text were before it.
         nth: u32,
     },
+    /// A file that a crash left, by the CRC-32 of its name.
+    Crash {
+        /// Of its path.
+        path_crc: u32,
+    },
 }
 
 impl Id {
@@ -39,6 +45,7 @@ impl Id {
             Id::Seq(seq) => format!("kmsg/{seq}"),
             Id::Line { usec, text_crc, nth: 0 } => format!("syslog/{usec}-{text_crc:08x}"),
             Id::Line { usec, text_crc, nth } => format!("syslog/{usec}-{text_crc:08x}-{nth}"),
+            Id::Crash { path_crc } => format!("pstore/{path_crc:08x}"),
         }
     }
 
@@ -49,6 +56,7 @@ impl Id {
             Id::Line { usec, .. } => {
                 format!("{SYSLOG} [{}.{:06}]", usec / 1_000_000, usec % 1_000_000)
             }
+            Id::Crash { .. } => "pstore".to_owned(),
         }
     }
 
@@ -56,7 +64,7 @@ impl Id {
     pub(super) fn seq(self) -> Option<u64> {
         match self {
             Id::Seq(seq) => Some(seq),
-            Id::Line { .. } => None,
+            Id::Line { .. } | Id::Crash { .. } => None,
         }
     }
 }
@@ -131,6 +139,28 @@ pub(super) fn parse_line(line: &[u8], nth: impl FnOnce(u64, u32) -> u32) -> Resu
         facility: priority >> 3,
         caller,
         text: String::from_utf8_lossy(text).into_owned(),
+        fields: BTreeMap::new(),
+    })
+}
+
+/// One entry of the journal's kernel transport. It is known as the same line of syslog(2) is: by stamp and text.
+pub(super) fn of_journal(entry: &Entry, nth: impl FnOnce(u64, u32) -> u32) -> Result<Record, &'static str> {
+    let digits = |field| number(entry.get(field));
+    // The stamp of the kernel; without it (an old journald) the time at which journald read the line.
+    let usec = digits("_SOURCE_MONOTONIC_TIMESTAMP").unwrap_or(entry.monotonic_usec);
+    let text = entry.get("MESSAGE").ok_or("a message")?;
+    let level = digits("PRIORITY").and_then(|level| u8::try_from(level).ok()).filter(|level| *level <= 7);
+    let mut crc = flate2::Crc::new();
+    crc.update(text.as_bytes());
+    let text_crc = crc.sum();
+    Ok(Record {
+        id: Id::Line { usec, text_crc, nth: nth(usec, text_crc) },
+        usec,
+        level: level.ok_or("a priority")?,
+        // journald keeps the facility; a line of the kernel itself has 0, or none in older ones.
+        facility: digits("SYSLOG_FACILITY").unwrap_or(0),
+        caller: None,
+        text: text.to_owned(),
         fields: BTreeMap::new(),
     })
 }

@@ -10,12 +10,12 @@
 //! soon as the log is quiet for a moment. A sibling that comes later still is no second kill: it is handed out
 //! as [`Joined::Member`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use nodewhy_proto::{OomKill, OomScope, OomTask, Role};
 
-use super::line::{self, Columns, Killed, Line, Victim};
+use super::line::{self, Amount, Columns, Killed, Line, Victim};
 use super::record::Id;
 use super::time::Mark;
 
@@ -50,6 +50,8 @@ pub(super) enum Joined {
     Member { of: Id, task: OomTask },
     /// What was handed out as a member was a kill of its own, which follows.
     NoMember { of: Id, pid: u32 },
+    /// Whether the memory of a victim that was told already came back.
+    Reaped { pid: u32, done: bool },
 }
 
 /// What is kept between lines.
@@ -74,6 +76,7 @@ struct Report {
     trigger: Option<String>,
     columns: Option<Columns>,
     biggest: Vec<OomTask>,
+    memory_bytes: BTreeMap<String, u64>,
     victim: Option<OwnedVictim>,
 }
 
@@ -165,6 +168,22 @@ impl Joiner {
             Some(Line::Killed(killed)) => self.killed(mark, caller, &killed, joined),
             Some(Line::Group { cgroup }) => self.group(usec, cgroup, joined),
             Some(Line::Exiting { pid }) => self.exiting(usec, pid, joined),
+            Some(Line::Memory(amounts)) => {
+                let page_bytes = self.page_bytes;
+                if let Some(report) = self.writing(caller, usec) {
+                    for (name, amount) in amounts {
+                        let bytes = match amount {
+                            Amount::Bytes(bytes) => Some(bytes),
+                            Amount::Pages(pages) => pages.checked_mul(page_bytes),
+                        };
+                        report.memory_bytes.extend(bytes.map(|bytes| (name.to_owned(), bytes)));
+                    }
+                }
+            }
+            Some(Line::Reaped { pid, done }) => match &mut self.open {
+                Some(open) if !open.told && open.kill.kill.pid == pid => open.kill.kill.reaped = Some(done),
+                _ => joined.push(Joined::Reaped { pid, done }),
+            },
         }
     }
 
@@ -367,6 +386,9 @@ fn kill(id: Id, killed: &Killed<'_>, report: Option<Report>) -> OomKill {
         trigger: report.trigger,
         group: Vec::new(),
         biggest: report.biggest,
+        memory_bytes: report.memory_bytes,
+        reaped: None,
+        attributed_by: None,
         kmsg_seq: id.seq(),
     }
 }

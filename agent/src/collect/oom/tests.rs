@@ -56,7 +56,11 @@ fn read_whole(recording: &str) -> Log {
 
 fn kills(log: &Log) -> Vec<(u64, OomKill)> {
     let kill = |happened: &Happened| match &happened.body {
-        EventBody::OomKill(kill) => Some((happened.id.seq().unwrap(), kill.clone())),
+        // The figures of memory have a test of their own.
+        EventBody::OomKill(kill) => {
+            let kill = OomKill { memory_bytes: Default::default(), ..kill.clone() };
+            Some((happened.id.seq().unwrap(), kill))
+        }
         _ => None,
     };
     log.happened.iter().filter_map(kill).collect()
@@ -90,6 +94,9 @@ fn unit_kill(pid: u32, seq: u64, rss_kib: u64, biggest: Vec<OomTask>) -> OomKill
         trigger: Some("tail".into()),
         group: Vec::new(),
         biggest,
+        memory_bytes: Default::default(),
+        reaped: None,
+        attributed_by: None,
         kmsg_seq: Some(seq),
     }
 }
@@ -103,6 +110,200 @@ fn a_unit_at_its_limit() {
     let log = read_whole(fixture!("linux-7.2.13/oom-memcg-v2.txt"));
     let biggest = vec![task(1612, "tail", 12_606, 0), task(1610, "sh", 479, 0)];
     assert_eq!(kills(&log), [(633, unit_kill(1612, 633, 48_744 + 1680, biggest))]);
+}
+
+fn newest(log: &Log) -> OomKill {
+    log.newest_kills.back().unwrap().kill.clone()
+}
+
+#[test]
+fn the_kernels_figures_of_memory_are_kept() {
+    let kill = newest(&read_whole(fixture!("linux-6.1.192/episode-system-oom.txt")));
+    assert_eq!(kill.memory_bytes["inactive_anon"], 350_799 * PAGE);
+    assert_eq!(
+        (kill.memory_bytes["active_file"], kill.memory_bytes["slab_unreclaimable"]),
+        (17 * PAGE, 4596 * PAGE)
+    );
+    assert!(kill.memory_bytes["free"] > 0 && kill.memory_bytes.len() >= 12, "{:?}", kill.memory_bytes);
+    assert_eq!(kill.reaped, None, "nobody said so");
+    let kill = newest(&read_whole(fixture!("linux-6.1.192/oom-memcg-v2.txt")));
+    let limit = 49_152 * 1024;
+    assert_eq!((kill.memory_bytes["memory_usage"], kill.memory_bytes["memory_limit"]), (limit, limit));
+    assert_eq!((kill.memory_bytes["swap_usage"], kill.memory_bytes.len()), (0, 4));
+}
+
+#[test]
+fn a_kernel_of_2019_and_its_reaper() {
+    let log = read_whole(fixture!("linux-4.15.0/oom-memcg-v1-pod-limit.txt"));
+    let kill = newest(&log);
+    assert_eq!(log.newest_kills.len(), 1);
+    assert_eq!((kill.scope, kill.pid, kill.name.as_str()), (OomScope::Memcg, 32_308, "stress"));
+    assert_eq!(
+        kill.limit_cgroup.as_deref(),
+        Some("/kubepods/burstable/podbc001ffa-68fc-11e9-92d7-5ef9efd9374c")
+    );
+    assert_eq!(kill.pod_uid.as_deref(), Some("bc001ffa-68fc-11e9-92d7-5ef9efd9374c"));
+    assert_eq!(kill.role, Role::Pod);
+    assert_eq!(kill.rss_bytes, Some((99_620 + 192) * 1024));
+    assert_eq!(kill.biggest[0], task(32_308, "stress", 24_953, 939));
+    assert_eq!(kill.memory_bytes["memory_limit"], 125_952 * 1024);
+    assert!(!kill.memory_bytes.contains_key("memory_and_swap_limit"), "it has none");
+    assert_eq!((kill.reaped, kill.trigger.as_deref()), (Some(true), Some("stress")));
+}
+
+#[test]
+fn the_reaper_is_heard_after_the_kill_was_told_and_its_failure_is_told() {
+    let recording = fixture!("linux-6.1.192/oom-memcg-v2.txt");
+    let mut log = read_whole(recording);
+    assert_eq!(newest(&log).reaped, None);
+    log.record(b"6,900,9000000000,-;oom_reaper: unable to reap pid:584 (tail)\n", at(100_000.0), true);
+    assert_eq!(newest(&log).reaped, Some(false));
+    let failed = messages(&log).into_iter().find(|message| message.pattern == "oom_reap_failed").unwrap();
+    assert_eq!((failed.fields["pid"].as_str(), failed.fields["name"].as_str()), ("584", "tail"));
+    log.record(b"6,901,9000000001,-;oom_reaper: reaped process 584 (tail), now anon-rss:0kB, file-rss:0kB, shmem-rss:0kB\n", at(100_000.0), true);
+    assert_eq!(newest(&log).reaped, Some(true));
+}
+
+#[test]
+fn a_kill_without_its_report_is_attributed_to_where_its_process_was_seen() {
+    // The recorded line alone: the kernel writes no more than ten reports in 5 s.
+    let recording = fixture!("linux-7.2.13/episode-pod-oom.txt");
+    let line = records(recording).into_iter().find(|record| record.contains("Killed process")).unwrap();
+    let whole = newest(&read_whole(recording));
+    let lost = |cgroups: &[(&str, f64)]| {
+        let mut log = Log::new(PAGE, KernelClock::new(true));
+        for (cgroup, seen) in cgroups {
+            let pid = kills(&follow([line.as_str()]))[0].1.pid;
+            log.cgroups.saw(
+                pid,
+                &kills(&follow([line.as_str()]))[0].1.name,
+                cgroup,
+                Duration::from_secs_f64(*seen),
+            );
+        }
+        log.record(line.as_bytes(), at(100_000.0), false);
+        log.quiet();
+        newest(&log)
+    };
+    let cgroup = whole.victim_cgroup.clone().unwrap();
+    assert_eq!(lost(&[]).victim_cgroup, None);
+    let known = lost(&[(&cgroup, 0.0)]);
+    assert_eq!((known.victim_cgroup.as_ref(), known.role), (Some(&cgroup), Role::Pod));
+    assert_eq!((&known.pod_uid, &known.container_id), (&whole.pod_uid, &whole.container_id));
+    assert_eq!(
+        (known.scope, known.limit_cgroup),
+        (OomScope::Unknown, None),
+        "whose limit it was is not guessed"
+    );
+    assert!(known.attributed_by.unwrap().contains("memory.events"));
+    // Seen after the kill: another process of the same id.
+    assert_eq!(lost(&[(&cgroup, 99_999.0)]).victim_cgroup, None);
+}
+
+/// By hand: 5,000 kills a minute, each with its whole report.
+#[test]
+#[ignore = "a measurement"]
+fn what_a_storm_of_kills_costs() {
+    let report = records(fixture!("linux-7.2.13/oom-memcg-v2.txt"));
+    let mut log = Log::new(PAGE, KernelClock::new(true));
+    let cpu =
+        || Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
+    let (begin, mut seq) = (cpu(), 0u64);
+    for kill in 0..5000u64 {
+        for record in &report {
+            let (head, text) = record.split_once(';').unwrap();
+            seq += 1;
+            let usec = kill * 12_000 + seq % 50;
+            let record = format!("{},{seq},{usec},-;{text}", head.split(',').next().unwrap());
+            log.record(record.as_bytes(), at(100.0), true);
+        }
+        log.quiet();
+    }
+    let told = log.happened.len();
+    println!(
+        "{:?} for {seq} records of 5000 kills; {told} events, {} dropped",
+        cpu() - begin,
+        log.dropped_total()
+    );
+    let host = Host::new("/", Clock::system(), Places::default());
+    let begin = cpu();
+    for look in 0..100 {
+        log.cgroups.look(&host, Duration::from_secs(10 * look));
+    }
+    println!("{:?} a look for processes (one in ten seconds)", (cpu() - begin) / 100);
+}
+
+#[test]
+fn the_journals_kernel_transport_tells_the_same_kill() {
+    let root = tempfile::tempdir().unwrap();
+    let put = |path: &str, bytes: &[u8]| {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    };
+    let host = Host::new(root.path(), Clock::system(), Places::default());
+    let machine = "542124179ce14d11b7d36de84b2a8740";
+    put(
+        &format!("var/log/journal/{machine}/system.journal"),
+        &crate::host::journal::file::tests::unpacked("compact-zstd"),
+    );
+    // The last way: none of the others is there.
+    let way = Way::open(&host).unwrap();
+    assert_eq!((way.name(), way.has_numbers()), ("journal", false));
+    assert!(!way.limits().is_empty() && way.not_used().len() == 3, "{:?}", way.not_used());
+    let mut journal = host
+        .open_journal(
+            0,
+            &["MESSAGE", "_TRANSPORT", "PRIORITY", "SYSLOG_FACILITY", "_SOURCE_MONOTONIC_TIMESTAMP"],
+        )
+        .unwrap();
+    let mut log = Log::new(PAGE, KernelClock::new(true));
+    for entry in journal.read(&host, 1000).unwrap().entries {
+        if entry.get("_TRANSPORT") == Some("kernel") {
+            let monotonic = Duration::from_micros(entry.monotonic_usec);
+            log.entry(
+                &entry,
+                Now { stamp: Stamp { wall: jiff::Timestamp::UNIX_EPOCH, boot: monotonic }, monotonic },
+            );
+        }
+    }
+    log.quiet();
+    let kill = newest(&log);
+    assert_eq!((kill.scope, kill.pid, kill.kmsg_seq), (OomScope::Global, 3886, None));
+    assert_eq!(kill.trigger.as_deref(), Some("kubelet"));
+    // The same line by syslog(2) has the same key.
+    let by_syslog = b"<3>[ 3475.751648] Out of memory: Killed process 3886 (tail) total-vm:1341056kB, anon-rss:1338148kB, file-rss:0kB, shmem-rss:0kB, UID:0 pgtables:2664kB oom_score_adj:500";
+    let mut other = Log::new(PAGE, KernelClock::new(true));
+    other.line(by_syslog, at(5000.0), None);
+    other.quiet();
+    let key = |log: &Log| log.newest_kills.back().unwrap().id.key();
+    assert_eq!(key(&log), key(&other));
+}
+
+#[test]
+fn a_descriptor_that_is_handed_over_is_as_good_as_the_device() {
+    let root = tempfile::tempdir().unwrap();
+    let host = Host::new(root.path(), Clock::system(), Places::default());
+    let socket = root.path().join("run/nodewhy/kmsg.sock");
+    let at = socket.clone();
+    let helper = std::thread::spawn(move || crate::host::kmsg_helper::serve(&at));
+    while !socket.exists() {
+        if helper.is_finished() {
+            // Without the right to open it the helper says so; nothing to compare with.
+            let error = helper.join().unwrap().unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{error}");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut handed = open(&host).unwrap();
+    let handed = read(&mut handed, &host).unwrap();
+    assert_eq!(handed.way, "handed descriptor");
+    assert!(handed.limits.is_empty() && handed.other_ways.contains_key("journal"), "{:?}", handed.other_ways);
+    let own = Host::new("/", Clock::system(), Places::default());
+    let own = read(&mut open(&own).unwrap(), &own).unwrap();
+    assert_eq!(handed.first_seq, own.first_seq);
+    assert!(handed.records_total > 0 && own.newest_seq >= handed.newest_seq);
 }
 
 #[test]
@@ -130,6 +331,9 @@ fn the_nodes_memory_is_out() {
             task(152, "systemd-journal", 793, -250),
             task(205, "sshd", 335, -1000),
         ],
+        memory_bytes: Default::default(),
+        reaped: None,
+        attributed_by: None,
         kmsg_seq: Some(892),
     };
     assert_eq!(kills(&log), [(892, kill)]);

@@ -101,7 +101,8 @@ impl KernelClock {
     }
 }
 
-fn before(now: Stamp, seconds: f64) -> Stamp {
+/// The stamp of so many seconds before this one.
+pub(super) fn before(now: Stamp, seconds: f64) -> Stamp {
     let ago = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::ZERO);
     let wall = SignedDuration::try_from(ago).ok().and_then(|ago| now.wall.checked_sub(ago).ok());
     Stamp { wall: wall.unwrap_or(now.wall), boot: now.boot.saturating_sub(ago) }

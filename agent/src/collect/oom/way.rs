@@ -1,17 +1,23 @@
 //! The ways of reading the kernel log, the best first, and how each is read to its end.
 //!
 //! A container that is not privileged may not open /dev/kmsg, whatever its capabilities (the device rules of its
-//! cgroup). With CAP_SYSLOG it may call syslog(2), which gives the same lines without numbers and wakes nobody.
+//! cgroup). A helper that may can hand it a descriptor, which is as good. With CAP_SYSLOG it may call syslog(2), which
+//! gives the same lines without numbers and wakes nobody. Last, journald keeps the kernel's lines too.
 
 use std::collections::BTreeMap;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
+
+use jiff::SignedDuration;
 
 use super::log::Log;
 use super::snapshot::{self, Follower};
-use super::time::Now;
+use super::time::{self, Now};
+use crate::host::journal::Journal;
 use crate::host::kmsg::{self, KMSG, Kmsg, Next};
+use crate::host::kmsg_helper::HANDED;
 use crate::host::syslog::{SYSLOG, Syslog};
+use crate::host::tail::FileWatch;
 use crate::host::{Host, ReadError};
 
 /// Records a read at most; the log stays readable, so the next read follows at once.
@@ -23,7 +29,12 @@ const PACE: Duration = Duration::from_millis(10);
 /// One read waits for the rest of a group this long at most.
 const LONGEST_SETTLING: Duration = Duration::from_millis(250);
 
-const NOT_BUILT: &str = "not built into this version";
+/// Entries of the journal a read.
+const ENTRIES_A_READ: usize = 4096;
+/// Of the journal so much of the time before is read at first.
+const JOURNAL_BEFORE: SignedDuration = SignedDuration::from_hours(1);
+
+const JOURNAL: &str = "journal";
 const RECORDING: &str = "recording";
 
 /// What a reader by syslog(2) should know.
@@ -33,6 +44,16 @@ const LIMITS_OF_SYSLOG: &[&str] = &[
     "begins at the newest `dmesg --clear`: a clear is told as a loss of unknown size",
     "each line of a record is one by itself, without SUBSYSTEM and DEVICE",
 ];
+
+/// What a reader by the journal should know.
+const LIMITS_OF_JOURNAL: &[&str] = &[
+    "a line is told when journald has written it: late on a starved node, never if journald does not run",
+    "no sequence numbers: how many lines were lost, by the kernel or by journald's rate limit, is not known",
+    "begins an hour before the agent, and not before this boot",
+    "each record without SUBSYSTEM and DEVICE",
+];
+const JOURNAL_FIELDS: &[&str] =
+    &["MESSAGE", "_TRANSPORT", "PRIORITY", "SYSLOG_FACILITY", "_SOURCE_MONOTONIC_TIMESTAMP"];
 
 /// A way in use, and why none before it is.
 #[derive(Debug)]
@@ -44,7 +65,10 @@ pub(super) struct Way {
 #[derive(Debug)]
 enum Kind {
     Kmsg(Followed),
+    /// Opened by the helper.
+    Handed(Followed),
     Syslog(Polled),
+    Journal(Box<Journaled>),
 }
 
 /// /dev/kmsg.
@@ -68,29 +92,73 @@ struct Polled {
     newest_look: Option<Duration>,
 }
 
+/// The journal's kernel transport.
+#[derive(Debug)]
+struct Journaled {
+    journal: Journal,
+    watch: Option<FileWatch>,
+    /// Entries of another boot are not this kernel's.
+    boot_id: Option<String>,
+}
+
 impl Way {
     /// Opens the first way that there is.
     pub(super) fn open(host: &Host) -> Result<Way, ReadError> {
-        let mut not_used: BTreeMap<_, _> =
-            ["handed descriptor", "journal"].map(|way| (way, NOT_BUILT.to_owned())).into();
+        let mut not_used: BTreeMap<&'static str, String> = BTreeMap::new();
         let refused = match host.open_kmsg() {
-            Ok(kmsg) => {
-                not_used.insert(SYSLOG, format!("not needed: {KMSG} is better, it has sequence numbers"));
-                let followed = Followed { kmsg, caught_up: false, first: true, newest_read: None };
-                return Ok(Way { kind: Kind::Kmsg(followed), not_used });
-            }
+            Ok(kmsg) => return Ok(Way::of(Kind::Kmsg(Followed::new(kmsg)), not_used)),
             Err(refused) => refused,
         };
+        not_used.insert(KMSG, refused.to_string());
+        let mut others = Vec::new();
+        match host.open_handed_kmsg() {
+            Ok(kmsg) => return Ok(Way::of(Kind::Handed(Followed::new(kmsg)), not_used)),
+            Err(error) => {
+                not_used.insert(HANDED, error.to_string());
+                others.push(error);
+            }
+        }
         match host.open_syslog() {
             Ok(syslog) => {
-                not_used.insert(KMSG, refused.to_string());
                 let follower = Follower::new(syslog.ring_bytes);
-                Ok(Way { kind: Kind::Syslog(Polled { syslog, follower, newest_look: None }), not_used })
+                return Ok(Way::of(Kind::Syslog(Polled { syslog, follower, newest_look: None }), not_used));
             }
-            // Not this machine's host, or no kernel log at all: the first refusal says it best.
-            Err(ReadError::Absent { .. }) => Err(refused),
-            Err(other) => Err(ReadError::Other(format!("{refused}; nor by {SYSLOG}: {other}"))),
+            Err(error) => {
+                not_used.insert(SYSLOG, error.to_string());
+                others.push(error);
+            }
         }
+        match Journaled::open(host) {
+            Ok(journaled) => return Ok(Way::of(Kind::Journal(Box::new(journaled)), not_used)),
+            Err(error) => others.push(error),
+        }
+        // What is not there says nothing; what was refused says what to do.
+        let told: Vec<String> = others
+            .iter()
+            .filter(|error| !matches!(error, ReadError::Absent { .. }))
+            .map(ToString::to_string)
+            .collect();
+        if told.is_empty() {
+            return Err(refused);
+        }
+        Err(ReadError::Other(format!("{refused}; nor another way: {}", told.join("; "))))
+    }
+
+    /// A way, with why the ones after it are not in use.
+    fn of(kind: Kind, mut not_used: BTreeMap<&'static str, String>) -> Way {
+        let mut way = Way { kind, not_used: BTreeMap::new() };
+        let used = if way.name() == RECORDING { KMSG } else { way.name() };
+        for (after, name) in
+            [KMSG, HANDED, SYSLOG, JOURNAL].into_iter().skip_while(|name| *name != used).skip(1).enumerate()
+        {
+            let why = match (after, used) {
+                (_, SYSLOG) => format!("not needed: {SYSLOG} does not wait for journald"),
+                _ => format!("not needed: {used} is better, it has sequence numbers"),
+            };
+            not_used.insert(name, why);
+        }
+        way.not_used = not_used;
+        way
     }
 
     /// Which it is.
@@ -98,15 +166,18 @@ impl Way {
         match &self.kind {
             Kind::Kmsg(Followed { kmsg, .. }) if kmsg.is_device() => KMSG,
             Kind::Kmsg(_) => RECORDING,
+            Kind::Handed(_) => HANDED,
             Kind::Syslog(_) => SYSLOG,
+            Kind::Journal(_) => JOURNAL,
         }
     }
 
     /// What can't be told this way.
     pub(super) fn limits(&self) -> &'static [&'static str] {
         match self.kind {
-            Kind::Kmsg(_) => &[],
+            Kind::Kmsg(_) | Kind::Handed(_) => &[],
             Kind::Syslog(_) => LIMITS_OF_SYSLOG,
+            Kind::Journal(_) => LIMITS_OF_JOURNAL,
         }
     }
 
@@ -117,7 +188,7 @@ impl Way {
 
     /// Whether records have numbers, so that it is known how many were lost.
     pub(super) fn has_numbers(&self) -> bool {
-        matches!(self.kind, Kind::Kmsg(_))
+        matches!(self.kind, Kind::Kmsg(_) | Kind::Handed(_))
     }
 
     /// Whether the stamps are those of this machine's kernel.
@@ -128,15 +199,22 @@ impl Way {
     /// What becomes readable when the log grows.
     pub(super) fn wake(&self) -> Option<BorrowedFd<'_>> {
         match &self.kind {
-            Kind::Kmsg(followed) => followed.kmsg.wake(),
+            Kind::Kmsg(followed) | Kind::Handed(followed) => followed.kmsg.wake(),
             Kind::Syslog(_) => None,
+            Kind::Journal(journaled) => journaled.watch.as_ref().map(AsFd::as_fd),
         }
     }
 
     /// Reads on; whether more waits than one read takes.
-    pub(super) fn read(&mut self, log: &mut Log, now: impl Fn() -> Now) -> Result<bool, ReadError> {
+    pub(super) fn read(
+        &mut self,
+        host: &Host,
+        log: &mut Log,
+        now: impl Fn() -> Now,
+    ) -> Result<bool, ReadError> {
         match &mut self.kind {
-            Kind::Kmsg(followed) => followed.read(log, now),
+            Kind::Kmsg(followed) | Kind::Handed(followed) => followed.read(log, now),
+            Kind::Journal(journaled) => journaled.read(host, log, now),
             Kind::Syslog(Polled { syslog, follower, newest_look }) => {
                 poll(follower, newest_look, |bytes| syslog.newest(bytes), log, now)
             }
@@ -144,7 +222,48 @@ impl Way {
     }
 }
 
+impl Journaled {
+    fn open(host: &Host) -> Result<Journaled, ReadError> {
+        let since = host.clock().now().checked_sub(JOURNAL_BEFORE).ok();
+        let since = since.and_then(|since| u64::try_from(since.as_microsecond()).ok()).unwrap_or(0);
+        let journal = host.open_journal(since, JOURNAL_FIELDS)?;
+        let watch = host.watch_files().ok().filter(|watch| watch.add(journal.folder()));
+        let boot_id = host.read("/proc/sys/kernel/random/boot_id").ok();
+        let boot_id = boot_id.map(|text| text.trim().replace('-', ""));
+        Ok(Journaled { journal, watch, boot_id })
+    }
+
+    fn read(&mut self, host: &Host, log: &mut Log, now: impl Fn() -> Now) -> Result<bool, ReadError> {
+        // journald writes a file that wakes us for every line of everybody: ten times a second is enough.
+        kmsg::pause(PACE);
+        if let Some(watch) = &self.watch {
+            watch.drain();
+        }
+        let read = self.journal.read(host, ENTRIES_A_READ)?;
+        let now = now();
+        for entry in &read.entries {
+            let is_ours = self.boot_id.as_ref().is_none_or(|boot| *boot == entry.boot());
+            if !is_ours || entry.get("_TRANSPORT") != Some("kernel") {
+                continue;
+            }
+            // journald's own stamp is the same clock as ours: by it the line was read then.
+            let monotonic = Duration::from_micros(entry.monotonic_usec).min(now.monotonic);
+            let age = now.monotonic.saturating_sub(monotonic);
+            log.entry(entry, Now { stamp: time::before(now.stamp, age.as_secs_f64()), monotonic });
+        }
+        log.quiet();
+        if !read.behind {
+            log.passed(now);
+        }
+        Ok(read.behind)
+    }
+}
+
 impl Followed {
+    fn new(kmsg: Kmsg) -> Followed {
+        Followed { kmsg, caught_up: false, first: true, newest_read: None }
+    }
+
     fn read(&mut self, log: &mut Log, now: impl Fn() -> Now) -> Result<bool, ReadError> {
         let Followed { kmsg, caught_up, first, newest_read } = self;
         let began = now().monotonic;

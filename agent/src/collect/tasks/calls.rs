@@ -117,13 +117,7 @@ pub(super) fn calls(host: &Host, found: &[Kept], at: Stamp) -> Vec<Call> {
         .iter()
         .filter_map(|task| {
             let parent = caller(host, task, &by_pid, &mut parents)?;
-            let begun = Process {
-                pid: task.pid,
-                name: task.name.clone(),
-                state: task.state,
-                start_ticks: task.start_ticks,
-            };
-            let since_boot = begun.start_since_boot();
+            let since_boot = began(task);
             Some(Call {
                 pid: task.pid,
                 group: if is_runc(&task.name) { Group::Runc } else { Group::Cni },
@@ -138,6 +132,13 @@ pub(super) fn calls(host: &Host, found: &[Kept], at: Stamp) -> Vec<Call> {
         .collect();
     calls.sort_by_key(|call| (call.since_boot, call.pid));
     calls
+}
+
+/// When a process began, since boot.
+fn began(task: &Kept) -> Duration {
+    let process =
+        Process { pid: task.pid, name: String::new(), state: task.state, start_ticks: task.start_ticks };
+    process.start_since_boot()
 }
 
 /// The wall time of an instant since boot.
@@ -224,34 +225,22 @@ impl ShimsSeen {
     pub(super) fn judge(&mut self, host: &Host, found: &[Kept], at: Stamp) -> Shims {
         self.ask(host, found);
         let pods = self.newest_pods(host, at.boot);
-        let shim = |task: &Kept, id| {
-            let process = Process {
-                pid: task.pid,
-                name: task.name.clone(),
-                state: task.state,
-                start_ticks: task.start_ticks,
-            };
-            let since = wall(at, process.start_since_boot());
-            (process.start_since_boot(), Shim { pid: task.pid, name: process.name, id, since })
-        };
-        let asked = |task: &Kept| self.asked.get(&(task.pid, task.start_ticks)).and_then(Option::as_ref);
         let mut stopped = Vec::new();
         let (mut orphans, mut unasked) = (Vec::new(), 0);
         for task in found {
-            let known = asked(task);
-            let id = known.and_then(|known| known.id.clone());
             if matches!(task.state, 'T' | 't') && stopped.len() < 8 {
-                stopped.push(shim(task, id.clone()).1);
+                stopped.push(self.shim(task, at));
             }
-            let Some(known) = known else {
+            let Some(known) = self.known(task) else {
                 unasked += 1;
                 continue;
             };
-            let (Some((pods, learned)), Some(id), true) = (&pods, id, known.is_kubernetes) else { continue };
-            let (began, shim) = shim(task, Some(id.clone()));
-            let is_old = began + YOUNG <= *learned;
-            if is_old && !pods.sandboxes.contains_key(&id) && !pods.containers.contains_key(&id) {
-                orphans.push(shim);
+            let (Some((pods, learned)), Some(id), true) = (&pods, &known.id, known.is_kubernetes) else {
+                continue;
+            };
+            let is_old = began(task) + YOUNG <= *learned;
+            if is_old && !pods.sandboxes.contains_key(id) && !pods.containers.contains_key(id) {
+                orphans.push(self.shim(task, at));
             }
         }
         orphans.sort_by_key(|shim| (shim.since, shim.pid));
@@ -265,6 +254,16 @@ impl ShimsSeen {
             oldest_orphans: orphans,
             unasked,
         }
+    }
+
+    fn known(&self, task: &Kept) -> Option<&Asked> {
+        self.asked.get(&(task.pid, task.start_ticks)).and_then(Option::as_ref)
+    }
+
+    /// A shim, as far as it is known.
+    pub(super) fn shim(&self, task: &Kept, at: Stamp) -> Shim {
+        let id = self.known(task).and_then(|known| known.id.clone());
+        Shim { pid: task.pid, name: task.name.clone(), id, since: wall(at, began(task)) }
     }
 
     fn ask(&mut self, host: &Host, found: &[Kept]) {

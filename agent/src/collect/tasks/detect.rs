@@ -384,7 +384,7 @@ fn zombies(reading: &Reading, limit: Limit) -> Vec<Abnormal> {
                     .with_threshold(limit.value, limit.origin),
             ],
             // Two looks at least: a shell's children of an instant are nobody's fault.
-            hold: Duration::from_secs(35),
+            hold: Duration::from_secs(8),
             ..state("zombies_many", process(name, pid), severity, summary)
         }
     })

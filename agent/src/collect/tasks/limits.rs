@@ -12,7 +12,7 @@ use crate::host::process::Process;
 /// The limits change seldom.
 const EVERY: Duration = Duration::from_secs(5);
 /// What of them costs more.
-const SLOWLY_EVERY: Duration = Duration::from_secs(30);
+const SLOWLY_EVERY: Duration = Duration::from_secs(10);
 
 /// Limits, each with what is used of it; none where it cannot be read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -105,8 +105,6 @@ pub struct JournalFile {
     /// Which fields are asked for.
     wanted: &'static [&'static str],
     compact: bool,
-    /// Of this file, whatever its name becomes.
-    file_id: [u8; 16],
     length: u64,
     entries: u64,
     first_array: u64,
@@ -127,7 +125,6 @@ impl JournalFile {
             file,
             wanted,
             compact: false,
-            file_id: [0; 16],
             length: 0,
             entries: 0,
             first_array: 0,
@@ -137,11 +134,6 @@ impl JournalFile {
         };
         journal.refresh()?;
         Ok(journal)
-    }
-
-    /// The file's own id: it stays when journald renames the file.
-    pub fn file_id(&self) -> [u8; 16] {
-        self.file_id
     }
 
     /// Entries that are written and were not read yet.
@@ -181,7 +173,6 @@ impl JournalFile {
         }
         let field = |at: usize| u64_at(&header, at).ok_or_else(|| short.clone());
         self.compact = incompatible & INCOMPATIBLE_COMPACT != 0;
-        self.file_id = id_at(&header, 24).ok_or_else(|| short.clone())?;
         // The file may be cut: then what is missing is damaged, and what is there is read.
         self.length = metadata.len().min(field(88)?.saturating_add(field(96)?));
         self.entries = field(152)?;
@@ -412,7 +403,7 @@ impl JournalFile {
         self.read(offset, &mut bytes)?;
         let size =
             u64_at(&bytes, 8).filter(|size| *size >= OBJECT_HEADER_BYTES).ok_or_else(|| damaged.clone())?;
-        if offset % 8 != 0 || offset.checked_add(size).is_none_or(|end| end > self.length) {
+        if !offset.is_multiple_of(8) || offset.checked_add(size).is_none_or(|end| end > self.length) {
             return Err(damaged);
         }
         let [kind, flags, ..] = bytes;

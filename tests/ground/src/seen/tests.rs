@@ -53,6 +53,7 @@ fn info(
         kubelet: None,
         distribution: None,
         shared_kernel: None,
+        kernel_log: None,
         agent: AgentInfo {
             version: "0.1.0".to_owned(),
             started: at(0),
@@ -126,6 +127,9 @@ fn killed(after_millis: i64, received_after_millis: i64, role: Role) -> Asked<Ev
         trigger: None,
         group: vec![],
         biggest: vec![],
+        memory_bytes: Default::default(),
+        reaped: None,
+        attributed_by: None,
         kmsg_seq: None,
     };
     event("oom", after_millis, received_after_millis, EventBody::OomKill(kill))

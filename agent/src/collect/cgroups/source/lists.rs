@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::collect::cgroups::psi::Pressure;
-use crate::collect::cgroups::reading::{Count, PodEntry, Ranked, Service, TOP};
+use crate::collect::cgroups::reading::{Count, Listed, PodEntry, Ranked, TOP};
 use crate::collect::cgroups::tree::Tree;
+use crate::collect::pressure::Stalls;
 
 pub(super) fn count(tree: Option<&Tree>) -> BTreeMap<&'static str, Count> {
     let mut counts = BTreeMap::new();
@@ -19,17 +20,38 @@ pub(super) fn count(tree: Option<&Tree>) -> BTreeMap<&'static str, Count> {
     counts
 }
 
-fn listed(pod: &PodEntry) -> Service {
-    Service {
+fn listed(pod: &PodEntry) -> Listed {
+    Listed {
         pod: pod.label(),
         memory_bytes: pod.memory_bytes,
         container: None,
         throttled_percent: None,
         cpu_some_avg60: None,
+        memory_full_avg60: None,
+        io_full_avg60: None,
     }
 }
 
-pub(super) fn ranked<'a>(pods: impl Iterator<Item = &'a PodEntry>, most: usize) -> Vec<Service> {
+/// Pods that wait for memory or for I/O, those that wait most first.
+pub(super) fn stalled(pods: &[PodEntry]) -> Vec<Listed> {
+    let mut found = Vec::new();
+    for pod in pods {
+        let pressure = pod.detail.as_ref().and_then(|detail| detail.cgroup.pressure.as_ref());
+        let Some(Pressure::Read(measured)) = pressure else { continue };
+        let full = |stalls: Option<Stalls>| stalls?.full.map(|full| full.avg60);
+        let (memory, io) = (full(measured.memory), full(measured.io));
+        // A percent is noise.
+        let most = [memory, io].into_iter().flatten().fold(1.0, f64::max);
+        if most > 1.0 {
+            let entry = Listed { memory_full_avg60: memory, io_full_avg60: io, ..listed(pod) };
+            found.push((most, entry));
+        }
+    }
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    found.into_iter().take(TOP).map(|(_, entry)| entry).collect()
+}
+
+pub(super) fn ranked<'a>(pods: impl Iterator<Item = &'a PodEntry>, most: usize) -> Vec<Listed> {
     let mut pods: Vec<&PodEntry> = pods.collect();
     pods.sort_by_key(|pod| std::cmp::Reverse(pod.memory_bytes));
     pods.into_iter().take(most).map(listed).collect()
@@ -45,7 +67,7 @@ pub(super) fn without_limit(pods: &[PodEntry]) -> Ranked {
 }
 
 /// Pods with a group that was throttled, by the group that was most.
-pub(super) fn throttled(pods: &[PodEntry]) -> Vec<Service> {
+pub(super) fn throttled(pods: &[PodEntry]) -> Vec<Listed> {
     let mut found = Vec::new();
     for pod in pods {
         let Some(detail) = &pod.detail else { continue };
@@ -58,16 +80,15 @@ pub(super) fn throttled(pods: &[PodEntry]) -> Vec<Service> {
             .max_by(|a, b| a.0.total_cmp(&b.0));
         let Some((percent, container, group)) = most else { continue };
         let cpu = group.pressure.as_ref().and_then(Pressure::cpu);
-        found.push(Service {
+        found.push(Listed {
             container: container.map(|one| one.name.clone().or_else(|| one.id.clone()).unwrap_or_default()),
             throttled_percent: Some(percent),
             cpu_some_avg60: cpu.and_then(|cpu| cpu.some).map(|some| some.avg60),
             ..listed(pod)
         });
     }
-    found.sort_by(|a, b| {
-        b.throttled_percent.partial_cmp(&a.throttled_percent).unwrap_or(std::cmp::Ordering::Equal)
-    });
+    let percent = |one: &Listed| one.throttled_percent.unwrap_or(0.0);
+    found.sort_by(|a, b| percent(b).total_cmp(&percent(a)));
     found.truncate(TOP);
     found
 }
