@@ -92,7 +92,6 @@ mod tests {
             "path",
             "interface",
             "pid",
-            "process",
             "comm",
             "name",
             "message",
