@@ -54,6 +54,7 @@ pub static FROZEN: Fault = Fault {
             .proven("its clocks after", clocks(node)?))
     },
     undo: |node| node.set_clock(SystemTime::now()),
+    hold: Duration::from_secs(40),
     ..Fault::USUAL
 };
 

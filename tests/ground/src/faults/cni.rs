@@ -1,5 +1,7 @@
 //! Faults of the container network: configuration, plugins, addresses, interfaces.
 
+use std::time::Duration;
+
 use anyhow::bail;
 use nodewhy_proto::SubjectKind;
 
@@ -105,6 +107,7 @@ pub static IPAM_EXHAUSTED: Fault = Fault {
         )
         .map(drop)
     },
+    hold: Duration::from_secs(60),
     ..Fault::USUAL
 };
 
@@ -125,6 +128,7 @@ pub static IPAM_LEAKED: Fault = Fault {
         Ok(Injected::since(since).proven("making one more pod", said))
     },
     undo: |node| node.sh(&format!("cd {LEASES}; grep -l '^00000' 10.* | xargs -r rm")).map(drop),
+    hold: Duration::from_secs(60),
     ..Fault::USUAL
 };
 
@@ -155,6 +159,7 @@ pub static AGENT_SOCKET_GONE: Fault = Fault {
     undo: |node| {
         node.sh(&format!("cp /var/lib/ground/conflist.kept {FILE}; rm /usr/lib/cni/cilium-cni")).map(drop)
     },
+    hold: Duration::from_secs(60),
     ..Fault::USUAL
 };
 
@@ -174,6 +179,7 @@ pub static VETH_GONE: Fault = Fault {
     },
     // The kubelet would make the sandbox anew; its stand-in does not.
     undo: |_| Ok(()),
+    hold: Duration::from_secs(90),
     ..Fault::USUAL
 };
 

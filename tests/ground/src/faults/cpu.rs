@@ -39,7 +39,7 @@ pub static KUBELET_THROTTLED: Fault = Fault {
         let pid = node.pid("hurt")?;
         node.guest()?.kill(pid, nix::libc::SIGKILL).map(drop).context("end the busy process")
     },
-    hold: Duration::from_secs(10),
+    hold: Duration::from_secs(60),
     ..Fault::USUAL
 };
 
@@ -108,7 +108,7 @@ pub static BLOCKED_TASKS: Fault = Fault {
         })?;
         node.sh("dmsetup remove blocked; rmmod brd").map(drop)
     },
-    hold: Duration::from_secs(30),
+    hold: Duration::from_secs(60),
     ..Fault::USUAL
 };
 

@@ -113,7 +113,7 @@ pub static SERVICES_LEGACY: Fault = Fault {
     },
     // At once: each command of iptables' takes the whole table out of the kernel and puts it back.
     undo: |node| long(node, "printf '*nat\\nCOMMIT\\n' | iptables-legacy-restore").map(drop),
-    hold: Duration::from_secs(10),
+    hold: Duration::from_secs(60),
     ..Fault::USUAL
 };
 
@@ -169,7 +169,7 @@ pub static SERVICES_NFT: Fault = Fault {
             .proven("nft list table ip kube-proxy: chains, services in its maps, time", asked))
     },
     undo: |node| long(node, "nft delete table ip kube-proxy").map(drop),
-    hold: Duration::from_secs(10),
+    hold: Duration::from_secs(60),
     ..Fault::USUAL
 };
 
@@ -195,7 +195,7 @@ pub static XTABLES_LOCK: Fault = Fault {
         ))
     },
     undo: |node| node.heal("lock"),
-    hold: Duration::from_secs(10),
+    hold: Duration::from_secs(30),
     ..Fault::USUAL
 };
 
@@ -229,7 +229,7 @@ pub static NEIGHBOURS: Fault = Fault {
         )
         .map(drop)
     },
-    hold: Duration::from_secs(15),
+    hold: Duration::from_secs(40),
     ..Fault::USUAL
 };
 
@@ -273,7 +273,7 @@ pub static SOFTIRQ_STORM: Fault = Fault {
         node.sh("echo stop > /proc/net/pktgen/pgctrl; sleep 1; rmmod pktgen; ip link delete storm; ip netns delete storm")
             .map(drop)
     },
-    hold: Duration::from_secs(15),
+    hold: Duration::from_secs(30),
     ..Fault::USUAL
 };
 

@@ -32,6 +32,7 @@ pub static NODEFS_FULL: Fault = Fault {
     sees: &[Sees::of("disk", What::Finding("filesystem_full"))],
     inject: |node| fill(node, "/var/lib/ground/filler"),
     undo: |node| node.sh("rm -f /var/lib/ground/filler").map(drop),
+    hold: Duration::from_secs(40),
     ..Fault::USUAL
 };
 
@@ -47,6 +48,7 @@ pub static IMAGEFS_FULL: Fault = Fault {
         Ok(injected.proven("making a pod", unlucky(node)))
     },
     undo: |node| node.sh("rm -f /var/lib/containerd/filler").map(drop),
+    hold: Duration::from_secs(40),
     ..Fault::USUAL
 };
 
@@ -88,6 +90,7 @@ pub static INODES_EXHAUSTED: Fault = Fault {
             .proven("making a pod", unlucky(node)))
     },
     undo: |node| node.sh(&format!("rm -rf {MANY}")).map(drop),
+    hold: Duration::from_secs(40),
     ..Fault::USUAL
 };
 
@@ -103,7 +106,7 @@ pub static READONLY_BY_ERROR: Fault = Fault {
         Sees::of("oom", What::KernelMessage("fs_remounted_readonly")),
         Sees::of("oom", What::KernelMessage("journal_aborted")),
         Sees::of("oom", What::KernelMessage("buffer_io_error")),
-        Sees::of("disk", What::Finding("filesystem_readonly")),
+        Sees::of("disk", What::Finding("filesystem_errors")),
     ],
     inject: |node| {
         let since = table(node, "error")?;
@@ -124,7 +127,7 @@ pub static READONLY_BY_FLAKEY: Fault = Fault {
     sees: &[
         Sees::of("oom", What::KernelMessage("fs_remounted_readonly")),
         Sees::of("oom", What::KernelMessage("buffer_io_error")),
-        Sees::of("disk", What::Finding("filesystem_readonly")),
+        Sees::of("disk", What::Finding("filesystem_errors")),
     ],
     inject: |node| {
         node.sh("modprobe dm_flakey")?;
@@ -146,7 +149,7 @@ pub static SCSI_ERRORS: Fault = Fault {
     sees: &[
         Sees::of("oom", What::KernelMessage("io_error")),
         Sees::of("oom", What::KernelMessage("fs_remounted_readonly")),
-        Sees::of("disk", What::Finding("filesystem_readonly")),
+        Sees::of("disk", What::Finding("filesystem_errors")),
         Sees::of("disk", What::Finding("disk_errors")),
     ],
     inject: |node| {
@@ -205,7 +208,7 @@ pub static SLOW: Fault = Fault {
         node.sh(END_WRITER)?;
         linear(node)
     },
-    hold: Duration::from_secs(40),
+    hold: Duration::from_secs(60),
     ..Fault::USUAL
 };
 
@@ -242,7 +245,7 @@ pub static HUNG: Fault = Fault {
         node.sh(END_WRITER)?;
         node.write("/proc/sys/kernel/hung_task_timeout_secs", "120").map(drop)
     },
-    hold: Duration::from_secs(40),
+    hold: Duration::from_secs(60),
     each_time: true,
     ..Fault::USUAL
 };
@@ -276,7 +279,7 @@ pub static ROOT_HUNG: Fault = Fault {
         node.machine()?.throttle(ROOT_DRIVE, 0)?;
         node.sh(END_WRITER).map(drop)
     },
-    hold: Duration::from_secs(30),
+    hold: Duration::from_secs(60),
     ..Fault::USUAL
 };
 
@@ -333,7 +336,7 @@ pub static ETCD_FSYNC_SLOW: Fault = Fault {
         node.sh(END_WRITER)?;
         etcd_delay(node, 0).map(drop)
     },
-    hold: Duration::from_secs(40),
+    hold: Duration::from_secs(90),
     ..Fault::USUAL
 };
 

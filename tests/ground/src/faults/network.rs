@@ -38,6 +38,7 @@ pub static API_UNREACHABLE: Fault = Fault {
         Ok(Injected::since(since).proven("dialling it", dial).proven(CONNECTIONS, node.sh(CONNECTIONS)?))
     },
     undo: |node| node.sh("ip -n api link set eth0 up").and_then(|_| away(node)),
+    hold: Duration::from_secs(60),
     ..Fault::USUAL
 };
 
@@ -63,6 +64,7 @@ pub static API_SLOW: Fault = Fault {
             .proven(CONNECTIONS, node.sh(CONNECTIONS)?))
     },
     undo: away,
+    hold: Duration::from_secs(60),
     ..Fault::USUAL
 };
 
@@ -92,6 +94,7 @@ pub static API_CONNECTION_DEAD: Fault = Fault {
         Ok(Injected::since(since).proven(CONNECTIONS, said).proven("dialling it anew", dial))
     },
     undo: |node| node.sh("tc -n api qdisc del dev eth0 ingress").and_then(|_| away(node)),
+    hold: Duration::from_secs(60),
     ..Fault::USUAL
 };
 

@@ -72,7 +72,10 @@ pub static ONE_CONTAINER_HUNG: Fault = Fault {
     about: "the shim of one pod is stopped with SIGSTOP: containerd is well, one container's status never comes",
     cause: "pod_inspect_hang",
     subject: SOCKET,
-    sees: &[Sees::of("runtime", What::Finding("container_status_slow"))],
+    sees: &[
+        Sees::of("runtime", What::Finding("container_status_slow")),
+        Sees::of("tasks", What::Finding("shim_stopped")),
+    ],
     inject: |node| {
         let shim = node.sh("pgrep -f -o containerd-shim-runc-v2")?;
         let pid = shim.trim().parse()?;
@@ -81,6 +84,7 @@ pub static ONE_CONTAINER_HUNG: Fault = Fault {
             .proven("/proc/PID/status of the shim", node.sh(&format!("grep State /proc/{pid}/status"))?))
     },
     undo: |node| node.sh("pkill -CONT -f containerd-shim-runc-v2").map(drop),
+    hold: Duration::from_secs(90),
     ..Fault::USUAL
 };
 

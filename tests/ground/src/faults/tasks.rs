@@ -70,6 +70,7 @@ pub static PIDS_OF_THE_NODE: Fault = Fault {
         node.write("/sys/fs/cgroup/system.slice/hurt-fork.service/cgroup.kill", "1")?;
         node.write("/proc/sys/kernel/pid_max", "4194304").map(drop)
     },
+    hold: Duration::from_secs(30),
     ..Fault::USUAL
 };
 
@@ -89,7 +90,7 @@ pub static ZOMBIES: Fault = Fault {
         ))
     },
     undo: |node| node.heal("zombies"),
-    hold: Duration::from_secs(10),
+    hold: Duration::from_secs(60),
     ..Fault::USUAL
 };
 
@@ -121,7 +122,7 @@ pub static FILES_OF_THE_NODE: Fault = Fault {
         node.write("/proc/sys/fs/file-max", "9223372036854775807")?;
         node.heal("files")
     },
-    hold: Duration::from_secs(15),
+    hold: Duration::from_secs(30),
     ..Fault::USUAL
 };
 
@@ -132,8 +133,7 @@ pub static FILES_OF_THE_RUNTIME: Fault = Fault {
             wait for ever, those that were there go on",
     cause: "fd_or_inotify_exhausted",
     subject: (SubjectKind::Runtime, "/run/containerd/containerd.sock"),
-    sees: &[],
-    unseen: Some("open descriptors against RLIMIT_NOFILE (/proc/PID/fd, /proc/PID/limits) are not read yet"),
+    sees: &[Sees::of("tasks", What::Finding("file_handles_exhausted"))],
     inject: |node| {
         let pid = node.pid("containerd")?;
         let since = node.clocks()?;
@@ -148,6 +148,7 @@ pub static FILES_OF_THE_RUNTIME: Fault = Fault {
             .proven("ctr version", dial))
     },
     undo: |node| node.sh("prlimit --pid $(pgrep -x containerd) --nofile=1048576:1048576").map(drop),
+    hold: Duration::from_secs(60),
     ..Fault::USUAL
 };
 
@@ -157,8 +158,7 @@ pub static INOTIFY_INSTANCES: Fault = Fault {
     about: "a process of root's makes inotify instances until fs.inotify.max_user_instances (128) is reached",
     cause: "fd_or_inotify_exhausted",
     subject: NODE,
-    sees: &[],
-    unseen: Some("inotify instances and watches in use (/proc/PID/fdinfo) are not counted yet"),
+    sees: &[Sees::of("tasks", What::Finding("inotify_exhausted"))],
     inject: |node| {
         let (since, said) = harm(node, "inotify", "", "inotify --instances 1000")?;
         ensure!(said.contains("EMFILE"), "instances were to be had: {said}");
@@ -171,7 +171,7 @@ pub static INOTIFY_INSTANCES: Fault = Fault {
             .proven("following a file", node.says("timeout 2 tail -f /etc/hostname || true")?))
     },
     undo: |node| node.heal("inotify"),
-    hold: Duration::from_secs(10),
+    hold: Duration::from_secs(40),
     ..Fault::USUAL
 };
 
@@ -181,8 +181,7 @@ pub static INOTIFY_WATCHES: Fault = Fault {
     about: "fs.inotify.max_user_watches is lowered to 500, and a process of root's watches files until ENOSPC",
     cause: "fd_or_inotify_exhausted",
     subject: NODE,
-    sees: &[],
-    unseen: Some("inotify instances and watches in use (/proc/PID/fdinfo) are not counted yet"),
+    sees: &[Sees::of("tasks", What::Finding("inotify_exhausted"))],
     inject: |node| {
         node.write("/proc/sys/fs/inotify/max_user_watches", "500")?;
         let (since, said) = harm(node, "watches", "", "inotify --instances 1 --watches 1000 --dir /run")?;
@@ -195,7 +194,7 @@ pub static INOTIFY_WATCHES: Fault = Fault {
         node.write("/proc/sys/fs/inotify/max_user_watches", "8192")?;
         node.heal("watches")
     },
-    hold: Duration::from_secs(10),
+    hold: Duration::from_secs(40),
     ..Fault::USUAL
 };
 
@@ -206,7 +205,10 @@ pub static RUNC_HUNG: Fault = Fault {
             (kernel.hung_task_timeout_secs is 5, not 120)",
     cause: "runc_hung_d_state",
     subject: (SubjectKind::Runtime, "/run/containerd/containerd.sock"),
-    sees: &[Sees::of("oom", What::KernelMessage("hung_task"))],
+    sees: &[
+        Sees::of("oom", What::KernelMessage("hung_task")),
+        Sees::of("tasks", What::AtLeast("/blocked/by_group/runc", 1.0)),
+    ],
     inject: |node| {
         // Mounted anew, so that nothing of it is in memory.
         node.sh(
