@@ -1,5 +1,7 @@
 //! Faults of the container runtime.
 
+use std::time::Duration;
+
 use nix::libc::{SIGCONT, SIGKILL, SIGSTOP};
 use nodewhy_proto::SubjectKind;
 use serde_json::json;
