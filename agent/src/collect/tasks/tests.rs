@@ -426,3 +426,16 @@ fn a_proc_of_the_agents_own_container_is_said_to_be_that() {
     assert_eq!((reading.blocked.count, reading.zombies), (None, None));
     assert_eq!(reading.load.tasks, 80);
 }
+
+#[test]
+fn idle_time_that_goes_back_is_no_counter_that_began_anew() {
+    let (root, host, _) = made_up();
+    let mut source = open(&host).unwrap();
+    let before = look(&mut source, &host).cpu_seconds;
+    // proc_stat(5): iowait is not reliable, and may decrease.
+    let back = STAT.replace(" 2446277 27171 ", " 2446300 27100 ");
+    fs::write(root.path().join("proc/stat"), back).unwrap();
+    let now = read(&mut source, &host).unwrap().cpu_seconds;
+    assert_eq!((before["iowait"], now["iowait"]), (271.71, 271.71));
+    assert_eq!((before["idle"], now["idle"]), (24_462.77, 24_463.0));
+}
