@@ -439,3 +439,34 @@ fn idle_time_that_goes_back_is_no_counter_that_began_anew() {
     assert_eq!((before["iowait"], now["iowait"]), (271.71, 271.71));
     assert_eq!((before["idle"], now["idle"]), (24_462.77, 24_463.0));
 }
+
+#[test]
+fn a_container_that_bears_a_plugins_name_is_no_call() {
+    let (root, host, _) = made_up();
+    let make = |pid, name, parent, age, cgroup: &str| {
+        process(root.path(), &host, pid, (name, 'S'), parent, age, cgroup);
+    };
+    make(20, "containerd-shim", 1, 8000, SYSTEM);
+    // The daemon of the plugin dhcp as a DaemonSet runs it (`/opt/cni/bin/dhcp daemon`): it stays.
+    make(30, "dhcp", 20, 7000, &format!("{POD}/{SCOPE}"));
+    // What runc leaves behind in the container is in its cgroup already, and is a call until it starts the program.
+    make(40, "runc:[2:INIT]", 20, 70, &format!("{POD}/{SCOPE}"));
+    let mut source = open(&host).unwrap();
+    let reading = look(&mut source, &host);
+    assert_eq!(reading.calls.iter().map(|call| call.pid).collect::<Vec<_>>(), [40]);
+    assert_eq!(names(&reading), ["runtime_call_stuck"]);
+}
+
+#[test]
+fn a_step_of_a_docker_build_is_no_call_that_hangs() {
+    let (root, host, _) = made_up();
+    let make = |pid, name, parent, age, cgroup: &str| {
+        process(root.path(), &host, pid, (name, 'S'), parent, age, cgroup);
+    };
+    make(10, "dockerd", 1, 9000, "/system.slice/docker.service");
+    make(11, "runc", 10, 900, "/system.slice/docker.service");
+    make(20, "containerd-shim", 1, 8000, SYSTEM);
+    make(21, "runc", 20, 61, SYSTEM);
+    let reading = look(&mut open(&host).unwrap(), &host);
+    assert_eq!(reading.calls.iter().map(|call| call.pid).collect::<Vec<_>>(), [21]);
+}
