@@ -181,6 +181,12 @@ fn tables_that_are_full() {
     let mut full = well.clone();
     full.tcp.memory_limit_pages = Some(160);
     assert_eq!(names(&noticed(&full, None)), ["tcp_memory_exhausted"]);
+    // Too many orphans are given up under the same counter, with memory to spare.
+    let mut orphans = well.clone();
+    orphans.tcp.memory_limit_pages = Some(100_000);
+    orphans.tcp.aborted_on_memory = orphans.tcp.aborted_on_memory.map(|count| count + 10);
+    assert!(orphans.tcp.aborted_on_memory.is_some());
+    assert_eq!(names(&noticed(&orphans, Some(&well))), Vec::<&str>::new());
     let mut full = well.clone();
     full.tcp.listen_overflows = full.tcp.listen_overflows.map(|count| count + 10);
     let states = noticed(&full, Some(&well));
@@ -197,9 +203,14 @@ fn a_default_route_that_goes_and_a_gateway_that_is_silent() {
     let states = noticed(&now, None);
     assert_eq!(names(&states), ["gateway_unreachable"]);
     assert_eq!(states[0].evidence[0].text, "neighbour 192.0.2.1 on eth0 is failed");
+    let mut ipv4_alone = now.clone();
+    ipv4_alone.paths.as_mut().unwrap().defaults.retain(|route| route.gateway.unwrap().is_ipv4());
+    ipv4_alone.paths.as_mut().unwrap().defaults[0].neighbour = None;
+    let states = noticed(&ipv4_alone, None);
+    assert_eq!((names(&states), states[0].severity), (vec!["no_default_route"], Severity::Warning));
     now.paths.as_mut().unwrap().defaults.clear();
     let states = noticed(&now, None);
-    assert_eq!(names(&states), ["no_default_route"]);
+    assert_eq!((names(&states), states[0].severity), (vec!["no_default_route"], Severity::Critical));
     assert!(states[0].summary.contains("ipv4, ipv6"));
     now.had_default.clear();
     assert!(noticed(&now, None).is_empty(), "a node that never had one");
