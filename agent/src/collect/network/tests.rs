@@ -239,3 +239,44 @@ fn a_container_that_sees_no_host_says_so() {
     let error = open(&host).unwrap_err().to_string();
     assert!(error.starts_with("the host's network is not seen"), "{error}");
 }
+
+#[test]
+fn carrier_changes_do_not_fall_when_an_interface_is_taken_away() {
+    let (root, host, _) = node();
+    let dev = FILES[0].1;
+    let second: String = dev.lines().filter(|line| line.contains("eth0")).collect();
+    let both = format!("{dev}{}\n", second.replace("eth0", "eth1"));
+    write(root.path(), "sys/class/net/eth1/carrier_changes", "3\n");
+    write(root.path(), "sys/class/net/eth1/device/vendor", "0x1d0f\n");
+    std::fs::write(root.path().join("proc/1/net/dev"), both).unwrap();
+    let mut source = open(&host).unwrap();
+    assert_eq!(read(&mut source, &host).unwrap().carrier_changes, Some(5));
+    std::fs::write(root.path().join("proc/1/net/dev"), dev).unwrap();
+    let reading = read(&mut source, &host).unwrap();
+    assert_eq!((reading.links.len(), reading.carrier_changes), (1, Some(5)));
+}
+
+#[test]
+fn allowances_do_not_fall_when_an_interface_is_taken_away() {
+    let (_root, host, mover) = node();
+    let mut source = open(&host).unwrap();
+    read(&mut source, &host).unwrap();
+    let told = |source: &mut Source, counts: &[(&str, u64)]| {
+        let of = counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        let mut paths = paths::read(&host, "made".to_owned());
+        paths.allowances_by_interface = [("pps_allowance_exceeded".to_owned(), of)].into();
+        mover.skip(Duration::from_secs(10));
+        let now = host.clock().since_boot();
+        // What the thread would have come to.
+        source.paths_due = now + Duration::from_secs(1000);
+        assert!(source.paths.begin(now, move || paths));
+        source.paths_now = None;
+        ways(source, &host, now, &[]).unwrap();
+        source.paths_now.as_ref().unwrap().allowances_exceeded["pps_allowance_exceeded"]
+    };
+    assert_eq!(told(&mut source, &[("eth0", 100), ("eth1", 900)]), 1000);
+    assert_eq!(told(&mut source, &[("eth0", 120)]), 1020, "eth1 was detached");
+    // The time is the real one, with what was skipped.
+    let rate = source.allowances_rate["pps_allowance_exceeded"];
+    assert!((1.0..=2.0).contains(&rate), "{rate}");
+}
