@@ -362,6 +362,14 @@ fn a_pods_task_in_d_has_its_pods_name_and_is_a_warning() {
     assert_eq!((found[0].finding, found[0].severity), ("task_stuck", Severity::Warning));
     assert!(found[0].summary.contains("rpc_wait_bit_killable"), "{}", found[0].summary);
     assert!(found[0].summary.contains("pod shop/db-0"), "{}", found[0].summary);
+
+    // A container that is paused on cgroup v1 waits in D too, and for nothing.
+    fs::write(folder.join("wchan"), "__refrigerator").unwrap();
+    let mut source = open(&host).unwrap();
+    look(&mut source, &host);
+    mover.skip(Duration::from_secs(200));
+    let reading = look(&mut source, &host);
+    assert_eq!((reading.all_blocked.len(), names(&reading)), (1, vec![]));
 }
 
 #[test]
