@@ -538,3 +538,25 @@ fn a_namespace_that_is_bound_elsewhere_has_its_name() {
         assert_eq!(node.once().0.sandboxes.all[0].missing, None, "{elsewhere}");
     }
 }
+
+#[test]
+fn a_distributions_folder_of_configurations_comes_with_its_folders_of_plugins() {
+    let node = Node::new();
+    // OpenShift's multus; CRI-O's own configuration names both folders, and is not read.
+    let conf = r#"{"cniVersion": "0.3.1", "name": "multus-cni-network", "type": "multus-shim"}"#;
+    node.put("etc/kubernetes/cni/net.d/00-multus.conf", conf);
+    node.put("run/crio/crio.sock", "");
+    node.program("var/lib/cni/bin/multus-shim");
+    let (reading, states) = node.once();
+    assert_eq!((reading.dir.as_str(), states), ("/etc/kubernetes/cni/net.d", Vec::new()));
+    assert_eq!(reading.plugins[0].path.as_deref(), Some("/var/lib/cni/bin/multus-shim"));
+}
+
+#[test]
+fn an_agents_health_port_is_not_asked_on_another_namespaces_loopback_device() {
+    let root = tempfile::tempdir().unwrap();
+    crate::host::process::made::other_network(root.path());
+    let host = Host::new(root.path(), Clock::system(), Places::default());
+    let agent = agents::look(&["cilium-cni".to_owned()], &mut agents::Memory::default(), &host).unwrap();
+    assert!(agent.health.as_ref().unwrap().contains("hostNetwork"), "{agent:?}");
+}
