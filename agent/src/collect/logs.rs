@@ -10,6 +10,7 @@
 mod format;
 mod pattern;
 mod places;
+mod secret;
 mod told;
 
 use std::collections::{BTreeMap, VecDeque};

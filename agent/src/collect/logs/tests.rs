@@ -175,6 +175,18 @@ fn a_storm_is_counted() {
     assert_eq!(keys.len(), events.happened.len());
 }
 
+#[test]
+fn no_event_tells_a_token() {
+    let mut events = Events::default();
+    let text = r#"E1121 08:06:31.0 734 kubelet.go:1] "Error syncing pod, skipping" err="401 for Bearer eyJhbGciOi.x.y" pod="a/b""#;
+    let taken = Stamp { wall: Timestamp::UNIX_EPOCH, boot: Duration::from_secs(1) };
+    let programs = Programs::KUBELET;
+    let raw = Raw { key: "k".to_owned(), unit: "u", of_unit: None, programs, text, taken, by: "journal" };
+    events.line(&raw, Duration::ZERO);
+    let told = serde_json::to_string(&events.newest).unwrap();
+    assert!(told.contains("401 for Bearer …") && !told.contains("eyJ"), "{told}");
+}
+
 fn put(root: &Path, path: &str, bytes: &[u8]) {
     let path = root.join(path);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
