@@ -82,7 +82,9 @@ impl Bus {
         const STEP: &str = "the handshake";
         let uid: String =
             nix::unistd::geteuid().to_string().bytes().map(|digit| format!("{digit:02x}")).collect();
-        self.send(format!("\0AUTH EXTERNAL {uid}\r\n").as_bytes(), STEP)?;
+        // BEGIN goes along, as sd-bus has it: where it comes after the answer, systemd may read it together with the first
+        // call, and then leaves that call in its buffer until more comes.
+        self.send(format!("\0AUTH EXTERNAL {uid}\r\nBEGIN\r\n").as_bytes(), STEP)?;
         let line = loop {
             if let Some(end) = self.inbox.windows(2).position(|pair| pair == b"\r\n") {
                 let line: Vec<u8> = self.inbox.drain(..end + 2).collect();
@@ -96,7 +98,7 @@ impl Bus {
         if !line.starts_with("OK") {
             return Err(BusError::Rejected(line));
         }
-        self.send(b"BEGIN\r\n", STEP)
+        Ok(())
     }
 
     /// Calls and waits for the answer. Signals in between are passed over.

@@ -281,16 +281,21 @@ impl Filesystems {
     fn filesystem(
         &self,
         mounted: &Mounted,
-        known: &BTreeMap<Question, Known>,
+        known_all: &BTreeMap<Question, Known>,
         by_role: &[(Role, Option<DeviceNumber>, PathBuf)],
         host: &Host,
         now: Stamp,
     ) -> Filesystem {
-        let known = known.get(&question(mounted)).cloned().unwrap_or_default();
+        let known = known_all.get(&question(mounted)).cloned().unwrap_or_default();
         let answer = known.answer.as_ref().map(|answer| &answer.result);
         // btrfs has another device for each subvolume.
         let is_it = |device: DeviceNumber| device == mounted.device || mounted.kind == "btrfs";
         let stat = answer.and_then(|result| result.as_ref().ok()).filter(|stat| is_it(stat.device));
+        // In a container the host's root is not to be seen, but a folder on the same file system may be: the kubelet's.
+        let stat = stat.or_else(|| {
+            let answers = known_all.values().filter_map(|known| known.answer.as_ref()?.result.as_ref().ok());
+            answers.into_iter().find(|stat| mounted.kind != "btrfs" && stat.device == mounted.device)
+        });
         let missing = match (answer, stat) {
             (_, Some(stat)) if stat.bytes.is_none() => Some("it tells no size".to_owned()),
             (_, Some(_)) => None,

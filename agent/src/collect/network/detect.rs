@@ -245,7 +245,7 @@ fn ways(pair: &Pair<'_, Reading>, noticed: &mut Noticed) {
         noticed.states.push(Abnormal {
             finding: "no_default_route",
             subject: Subject::node(),
-            severity: Severity::Critical,
+            severity: if paths.defaults.is_empty() { Severity::Critical } else { Severity::Warning },
             summary: format!("the default route is gone ({})", words.join(", ")),
             evidence: vec![Evidence::new("there was one, and there is none", paths.source)],
             since: None,
@@ -253,9 +253,10 @@ fn ways(pair: &Pair<'_, Reading>, noticed: &mut Noticed) {
             clear_after: NONE,
         });
     }
-    let silent = paths.defaults.iter().filter(|route| route.neighbour.is_some_and(|it| it.is_silent()));
-    // The first is proof enough; a second default route is mostly the same gateway's.
-    if let Some(route) = silent.into_iter().next() {
+    // A node that has another way out is not cut off: an IPv6 gateway that nobody ever answered for is common where
+    // everything goes over IPv4.
+    let all_are_silent = paths.defaults.iter().all(|route| route.neighbour.is_some_and(|it| it.is_silent()));
+    if let Some(route) = paths.defaults.first().filter(|_| all_are_silent) {
         let gateway = route.gateway.map(|gateway| gateway.to_string()).unwrap_or_default();
         let interface = route.interface.as_deref().unwrap_or("?");
         noticed.states.push(Abnormal {

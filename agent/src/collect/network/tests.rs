@@ -194,12 +194,22 @@ fn a_default_route_that_goes_and_a_gateway_that_is_silent() {
     let mut now = read(&mut open(&host).unwrap(), &host).unwrap();
     let paths = now.paths.as_mut().unwrap();
     paths.defaults[0].neighbour = Some(crate::host::rtnetlink::Neighbour::Failed);
+    paths.defaults[1].neighbour = None;
+    // Another way out that is not known to be silent: the node is not cut off.
+    assert_eq!(names(&noticed(&now, None)), [""; 0]);
+    now.paths.as_mut().unwrap().defaults[1].neighbour = Some(crate::host::rtnetlink::Neighbour::Failed);
     let states = noticed(&now, None);
     assert_eq!(names(&states), ["gateway_unreachable"]);
     assert_eq!(states[0].evidence[0].text, "neighbour 192.0.2.1 on eth0 is failed");
+    now.paths.as_mut().unwrap().defaults.truncate(1);
+    now.paths.as_mut().unwrap().defaults[0].neighbour = None;
+    let states = noticed(&now, None);
+    assert_eq!(names(&states), ["no_default_route"]);
+    assert_eq!(states[0].severity, Severity::Warning, "there is another way out");
     now.paths.as_mut().unwrap().defaults.clear();
     let states = noticed(&now, None);
     assert_eq!(names(&states), ["no_default_route"]);
+    assert_eq!(states[0].severity, Severity::Critical);
     assert!(states[0].summary.contains("ipv4, ipv6"));
     now.had_default.clear();
     assert!(noticed(&now, None).is_empty(), "a node that never had one");
