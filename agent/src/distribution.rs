@@ -115,6 +115,17 @@ pub fn cni_conf_dirs() -> Vec<&'static str> {
     all(|row| row.cni_conf_dirs, |path| table::USUAL.cni_conf_dirs.contains(path))
 }
 
+/// The folders of plugins that go with this folder of configurations, where it is a distribution's own. The usual one says
+/// nothing of where plugins are.
+pub fn cni_bin_dirs(conf_dir: &Path) -> Vec<&'static str> {
+    let has = |dirs: &[&str]| dirs.iter().any(|dir| Path::new(dir) == conf_dir);
+    if has(table::USUAL.cni_conf_dirs) {
+        return Vec::new();
+    }
+    let rows = DISTRIBUTIONS.iter().filter(|row| has(row.cni_conf_dirs));
+    rows.flat_map(|row| row.cni_bin_dirs).copied().collect()
+}
+
 /// Of every containerd, and the link that the kubelets of old had.
 const USUAL_SOCKETS: [&str; 3] =
     ["/run/containerd/containerd.sock", "/var/run/containerd/containerd.sock", "/run/dockershim.sock"];

@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::collector::{Collector, Page};
 use crate::host::dial::{self, Dialled};
+use crate::host::dns;
 use crate::host::netlink::NetworkNamespace;
 use crate::host::process::Process;
 use crate::host::{Apart, Host, ReadError};
@@ -223,11 +224,25 @@ fn look(host: &Host, last: Option<Found>) -> Look {
         Ok(found)
     });
     let dialled = found.as_ref().ok().map(|found| dial::dial(host, &found.target, LIMIT));
+    let unresolved = dialled.as_ref().and_then(|dialled| dialled.error.as_ref());
+    let found = match unresolved.filter(|error| error.step == dial::Step::Resolve) {
+        Some(_) => found.and_then(|found| nameservers_are_reached(host).map(|()| found)),
+        None => found,
+    };
     let connections = found.as_ref().ok().map(|found| connections::read(host, found.target.port));
     let kubelet = host.kubelet_process().filter(Process::is_alive);
     let owner = kubelet.map(|kubelet| Owner::of(host, &kubelet)).unwrap_or_default();
     let from_hosts_network = namespace == NetworkNamespace::Hosts;
     Look { found, from_hosts_network, dialled, connections, owner, ended: host.clock().since_boot() }
+}
+
+/// A nameserver on the node's loopback device (systemd-resolved's stub) is another one, or none, in a namespace of our
+/// own: that a name has no address there is no news of the node.
+fn nameservers_are_reached(host: &Host) -> Result<(), ReadError> {
+    let Ok(text) = host.read("/etc/resolv.conf") else { return Ok(()) };
+    dns::resolv_conf(&text).nameservers.into_iter().try_for_each(|server| {
+        host.reaches(server, &format!("what the nameserver {server} says (it is on the loopback device)"))
+    })
 }
 
 /// Our clock less the server's, and by how much that may be off. `Date` is cut to whole seconds: its middle is taken.

@@ -261,6 +261,11 @@ fn find(source: &mut Source, host: &Host, now: Duration) -> Result<(), ReadError
 /// Whether it is the cluster's own: anybody may run an etcd in a pod, and hosted clusters run whole control planes so. The
 /// cluster's runs outside of pods, in a static pod (its UID is a hash, without dashes), or in a namespace of the system's.
 fn is_the_nodes(host: &Host, pid: u32) -> bool {
+    // A static pod's has a pid namespace of its own within the node's; one more is a node in a container (kind).
+    let status = host.process_status(pid).ok().flatten();
+    if status.and_then(|status| status.pid_namespaces).is_some_and(|count| count > 2) {
+        return false;
+    }
     let places = match host.process_cgroups(pid) {
         Ok(Some(cgroups)) => cgroups.iter().map(|path| crate::whose::place(path)).collect::<Vec<_>>(),
         // It ended.
@@ -311,6 +316,7 @@ fn etcd(source: &mut Source, host: &Host, now: Duration, named: Option<SocketAdd
 }
 
 fn ask(host: &Host, address: SocketAddr) -> Result<Said, String> {
+    host.reaches(address.ip(), "etcd's metrics").map_err(|error| error.to_string())?;
     let request =
         Request { address, path: "/metrics", tls: None, token: None, limit: LIMIT, most_bytes: MOST_BYTES };
     let mut gathering = Gathering::new();
@@ -333,7 +339,11 @@ fn device(host: &Host, dir: &str) -> Option<String> {
 fn apiserver(found: &Found, host: &Host, now: Duration) -> ApiServer {
     let none = Vec::new();
     let address = apiserver::address(found.arguments.as_ref().unwrap_or(&none));
+    let unreached = host.reaches(address.ip(), "the health of the API server").err();
     let ask = |path: &str| {
+        if let Some(error) = &unreached {
+            return Health::NotAsked { why: error.to_string() };
+        }
         // Nothing secret is sent, and what it answers is only shown: who it is need not be proved.
         let trust = match Trust::anybody() {
             Ok(trust) => trust,
@@ -365,6 +375,7 @@ fn summary(reading: &Reading) -> String {
             Health::Failing { code, .. } => format!("fails its checks ({code})"),
             Health::Refused { code } => format!("refuses anonymous questions ({code})"),
             Health::Silent { .. } => "does not answer".to_owned(),
+            Health::NotAsked { .. } => "runs, and cannot be asked from here".to_owned(),
         };
         format!("API server {livez}")
     });
@@ -402,7 +413,7 @@ fn metrics(reading: &Reading, sink: &mut Sink) {
             let healthy = match health {
                 Health::Well => Some(1.0),
                 Health::Failing { .. } | Health::Silent { .. } => Some(0.0),
-                Health::Refused { .. } => None,
+                Health::Refused { .. } | Health::NotAsked { .. } => None,
             };
             sink.put_some(&HEALTHY, &[check], healthy);
         }
@@ -509,7 +520,7 @@ fn detect_etcd(etcd: &Etcd, thresholds: &Thresholds, noticed: &mut Noticed) {
 
 fn detect_apiserver(apiserver: &ApiServer, noticed: &mut Noticed) {
     let what = match &apiserver.livez {
-        Health::Well | Health::Refused { .. } => return,
+        Health::Well | Health::Refused { .. } | Health::NotAsked { .. } => return,
         _ if apiserver.age_seconds < YOUNG.as_secs_f64() => return,
         Health::Failing { code, checks } if checks.is_empty() => format!("/livez answers {code}"),
         Health::Failing { code, checks } => format!("/livez answers {code}: {} failed", checks.join(", ")),

@@ -10,6 +10,7 @@
 mod format;
 mod pattern;
 mod places;
+mod secret;
 mod told;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -310,11 +311,15 @@ fn raw_of<'a>(
         taken = told::earlier(taken, wall);
         by = "sender";
     }
-    let mut crc = flate2::Crc::new();
-    crc.update(text.as_bytes());
-    let key = format!("journal/{}-{:08x}", entry.monotonic_usec, crc.sum());
+    let key = format!("journal/{}-{:08x}", entry.monotonic_usec, checksum(text));
     let of_unit = entry.get("UNIT").filter(|_| programs == Programs::SYSTEMD);
     Some(Raw { key, unit, of_unit, programs, text, taken, by })
+}
+
+fn checksum(text: &str) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(text.as_bytes());
+    crc.sum()
 }
 
 fn read_files(source: &mut Source, host: &Host) {
@@ -335,7 +340,8 @@ fn read_files(source: &mut Source, host: &Host) {
                 Some(at) if at <= now.wall => (told::earlier(now, at), "runtime"),
                 _ => (now, "read"),
             };
-            let key = format!("log/{:x}-{}", line.inode, line.offset);
+            // A file that is cut and written anew has other lines at the same places.
+            let key = format!("log/{:x}-{}-{:08x}", line.inode, line.offset, checksum(&text));
             let (unit, programs) = (place.unit.as_str(), place.programs);
             let raw = Raw { key, unit, of_unit: None, programs, text: &text, taken, by };
             source.events.line(&raw, source.started);

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::host::netlink::NetworkNamespace;
 use crate::host::own::Standing;
 use crate::host::{Host, ReadError};
 
@@ -77,7 +78,7 @@ const JOURNALS: &[&str] = &["/var/log/journal", "/run/log/journal"];
 pub(super) fn rights(standing: &Standing, host: &Host) -> Vec<Right> {
     let mut rights = vec![user(standing)];
     rights.extend(CAPABILITIES.iter().map(|capability| held(capability, standing.capabilities)));
-    rights.extend([label(standing), processes(standing, host), network(standing, host), mounts(host)]);
+    rights.extend([label(standing), processes(standing, host), network(host), mounts(host)]);
     rights.push(journal(host));
     rights
 }
@@ -159,23 +160,19 @@ fn processes(standing: &Standing, host: &Host) -> Right {
     }
 }
 
-fn network(standing: &Standing, host: &Host) -> Right {
-    let theirs = host.stat("/proc/1/ns/net").map(|stat| stat.identity);
-    let held = match (&theirs, standing.network) {
-        (Ok(theirs), Some(own)) => Some(*theirs == own),
-        _ => None,
+fn network(host: &Host) -> Right {
+    let (held, says) = match host.network_is_hosts() {
+        NetworkNamespace::Hosts => (Some(true), "its network is that of the host's first process".to_owned()),
+        NetworkNamespace::Own => (Some(false), "its network is a namespace of its own".to_owned()),
+        NetworkNamespace::Unknown { why } => (None, format!("cannot tell: {why}")),
     };
     Right {
         what: "hostNetwork",
         held,
-        says: match (held, theirs) {
-            (Some(true), _) => "its network is that of the host's first process".to_owned(),
-            (Some(false), _) => "its network is a namespace of its own".to_owned(),
-            (None, Err(error)) => format!("cannot tell: {error}"),
-            (None, Ok(_)) => "cannot tell: its own namespace could not be read".to_owned(),
-        },
-        lost: "what only netlink tells of the host: conntrack's counters and owners, nftables, IPVS; its own dial to \
-               the API server goes another way than the kubelet's",
+        says,
+        lost: "what only netlink tells of the host: conntrack's counters and owners, nftables, IPVS; what answers on its \
+               loopback device: the kubelet's ping, kube-proxy, etcd, the API server, the network's agent; its own dial \
+               to the API server goes another way than the kubelet's",
         recipe: "hostNetwork: true",
     }
 }

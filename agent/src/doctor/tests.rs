@@ -75,7 +75,6 @@ fn a_pod_without_rights_is_told_each_with_its_price_and_its_recipe() {
         seccomp: Some(2),
         label: Some("cri-containerd.apparmor.d (enforce)".to_owned()),
         sees_host_processes: Some(false),
-        network: Some((4, 4_026_532_000)),
     };
     let rights = rights::rights(&standing, &host);
     let lacks: Vec<&str> =
@@ -112,4 +111,15 @@ fn the_text_is_never_wider_than_80_columns_and_what_is_broken_stands_first() {
     assert!(wide.iter().all(|line| line.trim().split(' ').count() <= 3), "{wide:#?}");
     let first = text.lines().skip_while(|line| *line != "SOURCES").nth(1).unwrap();
     assert!(first.starts_with("  ✗ netfilter"), "{first}");
+}
+
+#[test]
+fn a_network_namespace_of_its_own_is_told_where_no_process_may_be_traced() {
+    let root = tempfile::tempdir().unwrap();
+    // As AppArmor's default profile leaves it: there is no /proc/1/ns/net to look at.
+    crate::host::process::made::other_network(root.path());
+    let host = Host::new(root.path(), Clock::system(), Places::default());
+    let rights = rights::rights(&Standing::default(), &host);
+    let network = rights.iter().find(|right| right.what == "hostNetwork").unwrap();
+    assert_eq!(network.held, Some(false), "{network:?}");
 }

@@ -194,6 +194,11 @@ impl Journal {
                     read.behind = true;
                     return Ok(());
                 }
+                // What was read before the damage is handed out first; the next read meets it again.
+                Err(_) if !moved && !read.entries.is_empty() => {
+                    read.behind = true;
+                    return Ok(());
+                }
                 Err(error) if !moved => return Err(error),
                 // A damaged one that journald set aside: on with the new one.
                 _ => {}

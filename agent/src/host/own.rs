@@ -56,8 +56,6 @@ pub struct Standing {
     pub label: Option<String>,
     /// Whether its process ids are the host's.
     pub sees_host_processes: Option<bool>,
-    /// Device and inode of its network namespace.
-    pub network: Option<(u64, u64)>,
 }
 
 /// The inode of the first process-id namespace (PROC_PID_INIT_INO of the kernel's include/linux/proc_ns.h).
@@ -66,18 +64,14 @@ const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// Reads it.
 pub fn standing() -> Standing {
     let status = text("/proc/self/status").unwrap_or_default();
-    let namespace = |name: &str| {
-        let there = std::fs::metadata(format!("/proc/self/ns/{name}")).ok()?;
-        Some((there.dev(), there.ino()))
-    };
+    let pids = std::fs::metadata("/proc/self/ns/pid").ok();
     let label = text("/proc/self/attr/current").map(|label| label.trim_end_matches(['\n', '\0']).to_owned());
     Standing {
         uid: field(&status, "Uid").and_then(|uids| uids.split_whitespace().nth(1)?.parse().ok()),
         capabilities: field(&status, "CapEff").and_then(|bits| u64::from_str_radix(bits, 16).ok()),
         seccomp: field(&status, "Seccomp").and_then(|mode| mode.parse().ok()),
         label: label.filter(|label| !label.is_empty()),
-        sees_host_processes: namespace("pid").map(|(_, inode)| inode == FIRST_PID_NAMESPACE),
-        network: namespace("net"),
+        sees_host_processes: pids.map(|namespace| namespace.ino() == FIRST_PID_NAMESPACE),
     }
 }
 
@@ -120,7 +114,6 @@ mod tests {
         let standing = standing();
         assert_eq!(standing.uid, Some(nix::unistd::geteuid().as_raw()));
         assert!(standing.capabilities.is_some() && standing.seccomp.is_some(), "{standing:?}");
-        assert!(standing.network.is_some());
         // Recorded on Linux 6.18.
         assert_eq!(
             field("SigCgt:\t0\nCapEff:\t000001ffffffffff\nCapBnd:\t0\n", "CapEff"),

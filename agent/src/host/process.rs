@@ -370,6 +370,15 @@ pub(crate) mod made {
             std::fs::write(folder.join(file), text).unwrap();
         }
     }
+
+    /// Makes the root one whose process 1 is in another network namespace than the test: an agent in a pod without
+    /// `hostNetwork`.
+    pub(crate) fn other_network(root: &Path) {
+        process(root, 1, "systemd", 'S');
+        process(root, 2, "kthreadd", 'S');
+        std::fs::create_dir_all(root.join("proc/1/net")).unwrap();
+        std::fs::write(root.join("proc/1/net/dev"), "").unwrap();
+    }
 }
 
 #[cfg(test)]

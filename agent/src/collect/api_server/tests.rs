@@ -97,3 +97,17 @@ fn a_node_that_does_not_say_where_it_is_has_no_api_server() {
     let error = read(&mut open(&host).unwrap(), &host).unwrap_err();
     assert!(matches!(&error, ReadError::Absent { why } if why.contains("set `api_server`")), "{error}");
 }
+
+#[test]
+fn a_nameserver_on_the_nodes_loopback_device_is_no_news_from_elsewhere() {
+    let root = tempfile::tempdir().unwrap();
+    crate::host::process::made::other_network(root.path());
+    std::fs::create_dir_all(root.path().join("etc")).unwrap();
+    // systemd-resolved's stub. Here nobody listens there, as in a pod.
+    std::fs::write(root.path().join("etc/resolv.conf"), "nameserver 127.0.0.253\n").unwrap();
+    let places =
+        crate::host::Places { api_server: dial::Target::parse("https://api.lab"), ..Default::default() };
+    let host = Host::new(root.path(), Clock::system(), places);
+    let error = look(&host, None).found.unwrap_err().to_string();
+    assert!(error.contains("127.0.0.253") && error.contains("hostNetwork"), "{error}");
+}

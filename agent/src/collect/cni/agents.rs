@@ -169,6 +169,9 @@ fn process(kind: &Kind, host: &Host) -> Option<(u32, String)> {
 
 fn health(port: u16, path: &str, host: &Host) -> String {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
+    if let Err(error) = host.reaches(address.ip(), "the health of the network's agent") {
+        return error.to_string();
+    }
     let progress = match Get::begin(address, path) {
         Ok(mut get) => get.advance(host.clock(), PATIENCE),
         Err(ended) => ended,

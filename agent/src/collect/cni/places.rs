@@ -52,6 +52,11 @@ pub(super) fn folders(host: &Host) -> Folders {
         let others = distribution::cni_conf_dirs().into_iter().map(Path::new);
         if let Some(dir) = others.into_iter().find(|dir| has_conf(host, dir)) {
             (folders.conf, folders.found_by) = (dir.to_owned(), "a distribution's place".to_owned());
+            for dir in distribution::cni_bin_dirs(dir).into_iter().map(PathBuf::from) {
+                if !folders.bin.contains(&dir) {
+                    folders.bin.push(dir);
+                }
+            }
         }
     }
     folders

@@ -19,6 +19,8 @@ const A_TICK: usize = 8;
 const LIST_EVERY: Duration = Duration::from_secs(10);
 /// Names of namespaces that are remembered.
 const MOST_NAMESPACES: usize = 4096;
+/// Where namespaces are bound to names: one folder, by two names.
+const NAMED: [&str; 2] = ["/run/netns", "/var/run/netns"];
 /// CNI had this long to make a sandbox of a namespace.
 const UNCLAIMED_SECONDS: f64 = 60.0;
 
@@ -201,7 +203,7 @@ impl Memory {
             return;
         }
         self.listed = Some(now.boot);
-        let listed = host.list("/run/netns").or_else(|_| host.list("/var/run/netns"));
+        let listed = host.list(NAMED[0]).or_else(|_| host.list(NAMED[1]));
         self.is_listed = listed.is_ok();
         // Under another root the folder may not be mounted, and be empty: then it says nothing.
         self.are_named = listed.as_ref().is_ok_and(|names| !names.is_empty());
@@ -228,6 +230,12 @@ impl Memory {
 
 fn name_of(path: &str) -> Option<&str> {
     path.rsplit('/').next().filter(|name| !name.is_empty())
+}
+
+/// Its name where it is bound in the usual folder. Other runtimes bind it elsewhere, or not at all.
+fn bound_name(path: &str) -> Option<&str> {
+    let (folder, name) = path.rsplit_once('/')?;
+    (NAMED.contains(&folder) && !name.is_empty()).then_some(name)
 }
 
 /// What is missing of one; `None`: its process is not there, or is another one by now.
@@ -257,9 +265,11 @@ fn one(
         // interface itself is not in it, and nothing is said.
         let is_loose = bridge.is_some()
             && network.host_interfaces.iter().any(|name| {
-                let folder = format!("/sys/class/net/{name}");
-                host.exists(&folder).is_ok_and(|is| is)
-                    && host.exists(format!("{folder}/master")).is_ok_and(|is| !is)
+                let exists = |file: &str| host.exists(format!("/sys/class/net/{name}{file}"));
+                // The bridge plugin names the bridge itself too, which is a port of nothing.
+                exists("").is_ok_and(|is| is)
+                    && exists("/bridge").is_ok_and(|is| !is)
+                    && exists("/master").is_ok_and(|is| !is)
             });
         if is_gone || is_loose {
             return Some(Some(Step::Attachment));
@@ -273,9 +283,9 @@ fn one(
         return Some(Some(if has_address { Step::Routes } else { Step::Address }));
     }
     let is_nameless = are_named
-        && network.netns.as_deref().and_then(name_of).is_some_and(|name| {
-            let is_gone = |dir: &str| host.exists(format!("{dir}/{name}")).is_ok_and(|is| !is);
-            ["/run/netns", "/var/run/netns"].into_iter().all(is_gone)
+        && network.netns.as_deref().and_then(bound_name).is_some_and(|name| {
+            let is_gone = |dir: &&str| host.exists(format!("{dir}/{name}")).is_ok_and(|is| !is);
+            NAMED.iter().all(is_gone)
         });
     Some(is_nameless.then_some(Step::Namespace))
 }

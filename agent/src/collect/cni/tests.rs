@@ -433,13 +433,15 @@ fn with_sandbox() -> Node {
     node.put("proc/4711/cgroup", "0::/kubepods/burstable/x\n");
     node.put("proc/1/net/dev", "h\nh\n  cni0: 0\n veth1: 0\n");
     node.put("sys/class/net/veth1/master/ifindex", "3\n");
+    // The bridge plugin's result names the bridge too, which is a port of nothing.
+    node.put("sys/class/net/cni0/bridge/bridge_id", "8000.1a2b3c4d5e6f\n");
     node.put("run/netns/cni-1", "");
     node.host.learn_pods(sandboxes(&["s1"]));
     let network = crate::host::known::SandboxNetwork {
         pid: Some(4711),
         netns: Some("/var/run/netns/cni-1".to_owned()),
         is_hosts: Some(false),
-        host_interfaces: vec!["veth1".to_owned()],
+        host_interfaces: vec!["cni0".to_owned(), "veth1".to_owned()],
         addresses: vec!["10.88.0.5".to_owned()],
     };
     node.host.learn_sandbox_networks([("s1".to_owned(), network)].into());
@@ -523,4 +525,38 @@ fn what_a_tick_costs_is_bounded_with_a_thousand_sandboxes() {
     }
     let json = serde_json::to_string(&node.read(&mut source).0).unwrap();
     assert!(json.len() < 8000, "{}", json.len());
+}
+
+#[test]
+fn a_namespace_that_is_bound_elsewhere_has_its_name() {
+    // containerd's `netns_mounts_under_state_dir`, and the form that CRI-O had without `manage_ns_lifecycle`.
+    for elsewhere in ["/run/containerd/io.containerd.grpc.v1.cri/netns/cni-9", "/proc/4711/ns/net"] {
+        let node = with_sandbox();
+        let mut networks = (*node.host.sandbox_networks().unwrap()).clone();
+        networks.get_mut("s1").unwrap().netns = Some(elsewhere.to_owned());
+        node.host.learn_sandbox_networks(networks);
+        assert_eq!(node.once().0.sandboxes.all[0].missing, None, "{elsewhere}");
+    }
+}
+
+#[test]
+fn a_distributions_folder_of_configurations_comes_with_its_folders_of_plugins() {
+    let node = Node::new();
+    // OpenShift's multus; CRI-O's own configuration names both folders, and is not read.
+    let conf = r#"{"cniVersion": "0.3.1", "name": "multus-cni-network", "type": "multus-shim"}"#;
+    node.put("etc/kubernetes/cni/net.d/00-multus.conf", conf);
+    node.put("run/crio/crio.sock", "");
+    node.program("var/lib/cni/bin/multus-shim");
+    let (reading, states) = node.once();
+    assert_eq!((reading.dir.as_str(), states), ("/etc/kubernetes/cni/net.d", Vec::new()));
+    assert_eq!(reading.plugins[0].path.as_deref(), Some("/var/lib/cni/bin/multus-shim"));
+}
+
+#[test]
+fn an_agents_health_port_is_not_asked_on_another_namespaces_loopback_device() {
+    let root = tempfile::tempdir().unwrap();
+    crate::host::process::made::other_network(root.path());
+    let host = Host::new(root.path(), Clock::system(), Places::default());
+    let agent = agents::look(&["cilium-cni".to_owned()], &mut agents::Memory::default(), &host).unwrap();
+    assert!(agent.health.as_ref().unwrap().contains("hostNetwork"), "{agent:?}");
 }

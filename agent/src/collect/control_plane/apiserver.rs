@@ -31,6 +31,11 @@ pub enum Health {
         /// The answer's code.
         code: u16,
     },
+    /// It cannot be asked from here, which says nothing of it.
+    NotAsked {
+        /// Why.
+        why: String,
+    },
     /// No answer.
     Silent {
         /// Why.

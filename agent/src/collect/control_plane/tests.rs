@@ -226,6 +226,43 @@ fn anybodys_etcd_in_a_pod_is_not_the_clusters() {
     assert!(named("kube-system") && named("openshift-etcd") && !named("tenant-a"));
 }
 
+#[test]
+fn the_control_plane_of_a_node_in_a_container_is_not_this_nodes() {
+    let root = tempfile::tempdir().unwrap();
+    let host = Host::new(root.path(), Clock::system(), Places::default());
+    let cgroup = "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/\
+                  kubelet-kubepods-burstable-podf5f41fb4cabbb63e12dc36a7aa8a3e4b.slice/cri-containerd-x.scope";
+    let with = |before: &str, namespaces: &str| {
+        process(root.path(), 42, "kube-apiserver", "kube-apiserver");
+        std::fs::write(root.path().join("proc/42/cgroup"), format!("0::{before}{cgroup}\n")).unwrap();
+        std::fs::write(root.path().join("proc/42/status"), format!("NSpid:\t42{namespaces}\n")).unwrap();
+        is_the_nodes(&host, 42)
+    };
+    assert!(with("", "\t1"), "a static pod");
+    // kind on somebody's machine: the machine's, the node's, the pod's.
+    assert!(!with("/docker/0123", "\t600\t1"));
+}
+
+#[test]
+fn the_loopback_device_of_another_namespace_is_not_asked() {
+    let root = tempfile::tempdir().unwrap();
+    crate::host::process::made::other_network(root.path());
+    let address = serve(METRICS);
+    process(root.path(), 42, "etcd", &format!("etcd --listen-metrics-urls=http://{address}"));
+    process(root.path(), 43, "kube-apiserver", "kube-apiserver --secure-port=1");
+    let host = Host::new(root.path(), Clock::system(), Places::default());
+    let reading = read(&mut open(&host).unwrap(), &host).unwrap();
+    let etcd = reading.etcd.clone().unwrap();
+    assert_eq!(etcd.said, None, "whoever answers there is not the node's etcd");
+    assert!(etcd.metrics_error.unwrap().contains("hostNetwork"));
+    let apiserver = ApiServer { age_seconds: 600.0, ..reading.apiserver.clone().unwrap() };
+    assert!(findings(None, Some(apiserver)).is_empty());
+    let mut sink = Sink::default();
+    metrics(&reading, &mut sink);
+    let text = sink.encode().unwrap();
+    assert!(!text.contains("nodewhy_apiserver_healthy{"), "{text}");
+}
+
 fn serve(body: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

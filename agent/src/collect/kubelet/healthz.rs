@@ -71,6 +71,8 @@ pub(super) struct Probe {
     /// When the oldest question without an answer was asked.
     unanswered: Option<Stamp>,
     outcome: Healthz,
+    /// Why the node's loopback device cannot be reached from here, once that was looked at.
+    unreached: Option<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,7 @@ struct Flight {
 
 impl Probe {
     pub(super) fn new() -> Probe {
-        Probe { flight: None, asked: None, unanswered: None, outcome: Healthz::Never }
+        Probe { flight: None, asked: None, unanswered: None, outcome: Healthz::Never, unreached: None }
     }
 
     /// Becomes readable when the answer is here.
@@ -98,7 +100,17 @@ impl Probe {
         let mut fresh = false;
         if self.flight.is_none() && due {
             self.asked = Some(now.boot);
-            match Get::begin(host.kubelet_healthz(), "/healthz") {
+            let address = host.kubelet_healthz();
+            // An agent stays in its network namespace: it is looked at once.
+            let unreached = self.unreached.get_or_insert_with(|| {
+                let reached = host.reaches(address.ip(), "the kubelet's ping");
+                reached.err().map(|error| error.to_string())
+            });
+            if let Some(error) = unreached.clone().filter(|_| address.ip().is_loopback()) {
+                self.end(Progress::Failed { error }, Duration::ZERO);
+                return (self.outcome.clone(), false);
+            }
+            match Get::begin(address, "/healthz") {
                 Ok(get) => {
                     self.flight = Some(Flight { get, begun: now.boot });
                     self.unanswered.get_or_insert(now);
@@ -216,6 +228,18 @@ mod tests {
         let (host, _mover) = host(&listener);
         drop(listener);
         assert_eq!(Probe::new().advance(&host).0, Healthz::Refused);
+    }
+
+    #[test]
+    fn the_loopback_device_of_another_namespace_says_nothing_of_the_kubelet() {
+        let root = tempfile::tempdir().unwrap();
+        crate::host::process::made::other_network(root.path());
+        let host = Host::new(root.path(), Clock::system(), Places::default());
+        let (outcome, _) = Probe::new().advance(&host);
+        assert!(
+            matches!(&outcome, Healthz::Failed { error } if error.contains("hostNetwork")),
+            "{outcome:?}"
+        );
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub(super) fn unit_of_cgroup(cgroup: &str) -> Option<&str> {
 pub(super) fn files(host: &Host) -> (Vec<LogPlace>, Option<ReadError>) {
     let mut places: Vec<LogPlace> = FILES_OF_PROGRAMS
         .iter()
-        .filter(|(path, _)| host.stat(path).is_ok())
+        .filter(|(path, _)| host.stat(path).is_ok_and(|stat| stat.is_file))
         .map(|(path, programs)| LogPlace {
             path: path.into(),
             unit: (*path).to_owned(),
@@ -121,6 +121,7 @@ pub(super) fn files(host: &Host) -> (Vec<LogPlace>, Option<ReadError>) {
         Ok(pods) => pods,
         Err(error) => return (places, Some(error)),
     };
+    let mut refused = None;
     for pod in pods {
         let Some((namespace, name)) =
             pod_of_folder(&pod).filter(|(namespace, _)| NAMESPACES.contains(namespace))
@@ -135,13 +136,19 @@ pub(super) fn files(host: &Host) -> (Vec<LogPlace>, Option<ReadError>) {
             };
             let folder = folder.join(&container);
             let Some(path) = newest_log(host, &folder) else { continue };
+            if host.is_dangling_link(&path) {
+                let what = "it is a link that leads nowhere from here: mount the folder that it leads to \
+                            (/var/lib/docker/containers) at the same path for the agent";
+                refused = Some(ReadError::malformed(&path, what));
+                continue;
+            }
             if places.len() < FILES {
                 let unit = format!("{namespace}/{name}/{container}");
                 places.push(LogPlace { path, unit, programs: *programs, of_container: true });
             }
         }
     }
-    (places, None)
+    (places, refused)
 }
 
 /// `NAMESPACE_NAME_UID` (kubelet, `BuildPodLogsDirectory`): neither of the first two can hold `_`.

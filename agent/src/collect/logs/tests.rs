@@ -175,6 +175,18 @@ fn a_storm_is_counted() {
     assert_eq!(keys.len(), events.happened.len());
 }
 
+#[test]
+fn no_event_tells_a_token() {
+    let mut events = Events::default();
+    let text = r#"E1121 08:06:31.0 734 kubelet.go:1] "Error syncing pod, skipping" err="401 for Bearer eyJhbGciOi.x.y" pod="a/b""#;
+    let taken = Stamp { wall: Timestamp::UNIX_EPOCH, boot: Duration::from_secs(1) };
+    let programs = Programs::KUBELET;
+    let raw = Raw { key: "k".to_owned(), unit: "u", of_unit: None, programs, text, taken, by: "journal" };
+    events.line(&raw, Duration::ZERO);
+    let told = serde_json::to_string(&events.newest).unwrap();
+    assert!(told.contains("401 for Bearer …") && !told.contains("eyJ"), "{told}");
+}
+
 fn put(root: &Path, path: &str, bytes: &[u8]) {
     let path = root.join(path);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -323,4 +335,40 @@ fn what_an_idle_tick_costs() {
     }
     let end = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
     println!("{:?} a look", (Duration::from(end) - Duration::from(begin)) / 1000);
+}
+
+#[test]
+fn another_line_at_the_same_place_is_another_event() {
+    let root = tempfile::tempdir().unwrap();
+    let host = host(root.path());
+    let log = "var/log/kube-proxy.log";
+    put(
+        root.path(),
+        log,
+        b"failed to acquire new iptables lock: timed out waiting for the condition, and more\n",
+    );
+    let mut source = open(&host).unwrap();
+    let first = read(&mut source, &host).unwrap();
+    // `copytruncate` of logrotate: the same file, cut and written anew from its beginning.
+    put(root.path(), log, b"Another app is currently holding the xtables lock.\n");
+    let second = read(&mut source, &host).unwrap();
+    let (first, second) = (log_lines(&first), log_lines(&second));
+    assert_eq!((first.len(), second.len()), (1, 1));
+    assert_ne!(first[0].1.key, second[0].1.key);
+}
+
+#[test]
+fn a_log_behind_a_link_that_leads_nowhere_is_told_and_not_followed() {
+    let root = tempfile::tempdir().unwrap();
+    let host = host(root.path());
+    put(root.path(), "var/log/kubelet.log", b"");
+    // Docker's: a link to its own folder, which under another root leads out of that root.
+    let folder = root.path().join("var/log/pods/kube-system_kube-proxy-x_1/kube-proxy");
+    std::fs::create_dir_all(&folder).unwrap();
+    let target = "/var/lib/docker/containers/0123/0123-json.log";
+    std::os::unix::fs::symlink(target, folder.join("0.log")).unwrap();
+    let reading = read(&mut open(&host).unwrap(), &host).unwrap();
+    assert_eq!(reading.files.keys().collect::<Vec<_>>(), ["/var/log/kubelet.log"]);
+    let error = reading.files_error.unwrap();
+    assert!(error.contains("kube-proxy/0.log") && error.contains("leads nowhere"), "{error}");
 }

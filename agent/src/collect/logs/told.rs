@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::format;
 use super::pattern::{self, Found, Programs};
 use super::places;
+use super::secret;
 use crate::collector::Happening;
 use crate::storm::{Storms, Told};
 
@@ -80,11 +81,12 @@ impl Events {
         if at.boot < started {
             fields.insert("before_start".to_owned(), "true".to_owned());
         }
+        fields.values_mut().for_each(|value| *value = secret::hidden(value));
         let line = LogLine {
             pattern: pattern.to_owned(),
             unit: raw.unit.to_owned(),
             fields,
-            line: pattern::cut(raw.text, KEPT_BYTES),
+            line: pattern::cut(&secret::hidden(raw.text), KEPT_BYTES),
             count: 1,
         };
         self.newest_boot = self.newest_boot.max(at.boot);

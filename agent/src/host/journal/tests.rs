@@ -85,3 +85,22 @@ fn what_was_archived_just_before_the_start_is_read_too() {
     assert_eq!(entries.len(), 10);
     assert!(entries[0].get("MESSAGE").unwrap().starts_with("Started eater.service"));
 }
+
+#[test]
+fn what_was_read_before_the_damage_is_handed_out() {
+    let root = tempfile::tempdir().unwrap();
+    let host = host(root.path());
+    let mut bytes = file::tests::unpacked("regular");
+    let at = |bytes: &[u8], place: usize| {
+        usize::try_from(u64::from_le_bytes(bytes[place..place + 8].try_into().unwrap())).unwrap()
+    };
+    // The second array of entries is overwritten: the header names the first, which names it.
+    let second = at(&bytes, at(&bytes, 176) + 16);
+    bytes[second] = 0xff;
+    fs::write(folder(root.path(), "var/log/journal").join(ACTIVE), bytes).unwrap();
+    let mut journal = host.open_journal(0, WANTED).unwrap();
+    let read = journal.read(&host, 1000).unwrap();
+    assert!(!read.entries.is_empty() && read.entries.len() < 51, "{}", read.entries.len());
+    let error = journal.read(&host, 1000).unwrap_err().to_string();
+    assert!(error.contains("damaged at byte"), "{error}");
+}

@@ -3,6 +3,7 @@
 //! What netlink says, and what /proc/sys/net says, is of the namespace of whoever asks. In a pod without `hostNetwork`
 //! that is the pod's: its empty tables are no news of the node.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::super::{Host, ReadError};
@@ -41,6 +42,18 @@ impl NetworkNamespace {
 }
 
 impl Host {
+    /// Nothing, or why a connection to this address does not reach the node's `what`: in another network namespace the
+    /// loopback device is another one, and nobody listening there is no news of the node.
+    ///
+    /// # Errors
+    /// The address is the loopback device's, and the agent is known to be in a network namespace of its own.
+    pub fn reaches(&self, address: IpAddr, what: &str) -> Result<(), ReadError> {
+        match self.network_is_hosts() {
+            own @ NetworkNamespace::Own if address.is_loopback() => own.needed_for(what),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the agent's own network namespace is that of the host's process 1.
     ///
     /// `/proc/PID/ns/net` needs the right to trace process 1, which AppArmor's default for containers refuses even to

@@ -9,6 +9,13 @@ use crate::host::Host;
 /// # Errors
 /// Why that cannot be said, in words.
 pub(super) fn is_roots(host: &Host, address: SocketAddr) -> Result<(), String> {
+    host.reaches(address.ip(), "the kubelet's API").map_err(|error| error.to_string())?;
+    if !address.ip().is_loopback() && !is_the_nodes(host, address.ip()) {
+        let ip = address.ip();
+        return Err(format!(
+            "{ip} is not an address of this node, or that cannot be told: who listens there is not known"
+        ));
+    }
     let files = match address.ip() {
         IpAddr::V4(_) => ["/proc/1/net/tcp", "/proc/1/net/tcp6"],
         IpAddr::V6(_) => ["/proc/1/net/tcp6", "/proc/1/net/tcp"],
@@ -29,6 +36,29 @@ pub(super) fn is_roots(host: &Host, address: SocketAddr) -> Result<(), String> {
         (None, false, _) => Ok(()),
         (None, true, Some(error)) => Err(format!("whose process listens there cannot be told: {error}")),
         (None, true, None) => Err(format!("nobody on this node listens on port {}", address.port())),
+    }
+}
+
+/// Whether the address is one of the node's own interfaces. What cannot be read has none.
+fn is_the_nodes(host: &Host, address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let leaf = format!("|-- {address}");
+            let text = host.read("/proc/1/net/fib_trie").unwrap_or_default();
+            // Below each leaf stand what it is for: `/32 host LOCAL` is an address of an interface.
+            let mut is_below = false;
+            text.lines().map(str::trim).any(|line| {
+                if line.starts_with("|--") || line.starts_with("+--") {
+                    is_below = line == leaf;
+                }
+                is_below && line == "/32 host LOCAL"
+            })
+        }
+        IpAddr::V6(address) => {
+            let hex = format!("{:032x}", u128::from(address));
+            let text = host.read("/proc/1/net/if_inet6").unwrap_or_default();
+            text.lines().any(|line| line.split_ascii_whitespace().next() == Some(&*hex))
+        }
     }
 }
 
@@ -86,5 +116,31 @@ mod tests {
         let text = TEXT.replace("     0        0 1760116", "  1000        0 1760116");
         std::fs::write(root.path().join("proc/1/net/tcp"), text).unwrap();
         assert!(is_roots(&host, at(0x4d41)).unwrap_err().contains("user 1000"));
+    }
+
+    #[test]
+    fn who_listens_on_this_node_says_nothing_of_another_machine() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path(), nodewhy_clock::Clock::system(), crate::host::Places::default());
+        std::fs::create_dir_all(root.path().join("proc/1/net")).unwrap();
+        std::fs::write(root.path().join("proc/1/net/tcp"), TEXT).unwrap();
+        std::fs::write(root.path().join("proc/1/net/tcp6"), "").unwrap();
+        // Of Linux 6.18.44 in a namespace with one veth: 10.88.0.5.
+        let trie = include_str!("../../../../fixtures/cni/linux-6.18.44-netns-fib_trie.txt");
+        std::fs::write(root.path().join("proc/1/net/fib_trie"), trie).unwrap();
+        let at = |ip: &str| is_roots(&host, SocketAddr::new(ip.parse().unwrap(), 0x4d41));
+        assert_eq!(at("10.88.0.5"), Ok(()));
+        assert!(at("10.88.0.9").unwrap_err().contains("not an address of this node"));
+        assert!(at("2001:db8::1").unwrap_err().contains("not an address of this node"));
+    }
+
+    #[test]
+    fn the_loopback_device_of_another_namespace_is_not_the_kubelets() {
+        let root = tempfile::tempdir().unwrap();
+        crate::host::process::made::other_network(root.path());
+        std::fs::write(root.path().join("proc/1/net/tcp"), TEXT).unwrap();
+        let host = Host::new(root.path(), nodewhy_clock::Clock::system(), crate::host::Places::default());
+        let error = is_roots(&host, SocketAddr::from(([127, 0, 0, 1], 0x4d41))).unwrap_err();
+        assert!(error.contains("hostNetwork"), "{error}");
     }
 }

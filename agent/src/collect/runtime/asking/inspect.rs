@@ -316,7 +316,8 @@ fn network(answer: &PodSandboxStatusResponse) -> SandboxNetwork {
         ..SandboxNetwork::default()
     };
     let interfaces = info.cni_result.and_then(|result| result.interfaces).into_iter().flatten();
-    for (name, interface) in interfaces.filter(|(name, _)| name != "lo") {
+    // The AWS plugin writes notes to itself as an interface `dummy…` that it never makes.
+    for (name, interface) in interfaces.filter(|(name, _)| name != "lo" && !name.starts_with("dummy")) {
         let Some(interface) = interface else { continue };
         let inside = interface.sandbox.is_some_and(|path| !path.is_empty());
         if inside {
@@ -365,6 +366,20 @@ mod tests {
         assert_eq!(network(&answer("")), SandboxNetwork::default());
         assert_eq!(network(&answer("{}")), SandboxNetwork::default());
         assert_eq!(network(&PodSandboxStatusResponse::default()).is_hosts, None);
+    }
+
+    #[test]
+    fn the_mark_that_the_aws_plugin_leaves_is_no_interface() {
+        // go-cni's names around what amazon-vpc-cni-k8s (cmd/routed-eni-cni-plugin/cni.go) gives for a pod with security
+        // groups of its own: the VLAN's number stands in Mac, and no such interface is made.
+        let said = network(&answer(
+            r#"{"cniResult":{"Interfaces":{"vlan6a1b2c3d4e5":{"Sandbox":""},"dummy6a1b2c3d4e5":{"Mac":"3","Sandbox":""},
+            "eth0":{"IPConfigs":[{"IP":"10.0.3.7"}],"Sandbox":"/var/run/netns/cni-1"}}}}"#,
+        ));
+        assert_eq!(
+            (said.host_interfaces, said.addresses),
+            (vec!["vlan6a1b2c3d4e5".to_owned()], vec!["10.0.3.7".to_owned()])
+        );
     }
 
     fn target(id: &str) -> Target {
