@@ -7,7 +7,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 /// Whom to believe.
 #[derive(Clone, Debug)]
@@ -56,32 +56,6 @@ impl Trust {
     pub fn anybody() -> Result<Trust, TrustError> {
         let verifier = Arc::new(Anybody(Arc::new(ring::default_provider())));
         let config = builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-        Ok(Trust(Arc::new(config)))
-    }
-
-    /// As [`Trust::authorities`], or where none is named as [`Trust::anybody`], and shows this certificate of ours (PEM
-    /// files of the agent's own): etcd asks for one.
-    ///
-    /// # Errors
-    /// A file cannot be read, or holds not what it should.
-    pub fn with_certificate(ca: Option<&Path>, cert: &Path, key: &Path) -> Result<Trust, TrustError> {
-        let chain = certificates(cert)?;
-        let unusable = |error: String| TrustError::File { path: key.to_owned(), error };
-        let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(error.to_string()))?;
-        let builder = match ca {
-            Some(ca) => {
-                let mut roots = RootCertStore::empty();
-                roots.add_parsable_certificates(certificates(ca)?);
-                builder()?.with_root_certificates(roots)
-            }
-            None => {
-                let verifier = Arc::new(Anybody(Arc::new(ring::default_provider())));
-                builder()?.dangerous().with_custom_certificate_verifier(verifier)
-            }
-        };
-        let config = builder
-            .with_client_auth_cert(chain, secret)
-            .map_err(|error| TrustError::Setup(error.to_string()))?;
         Ok(Trust(Arc::new(config)))
     }
 
