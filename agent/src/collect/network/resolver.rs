@@ -57,13 +57,15 @@ impl Resolver {
     }
 }
 
-/// Asks each nameserver of /etc/resolv.conf, for two seconds at most. `own`: the agent is in a network namespace of its
+/// Asks each nameserver of /etc/resolv.conf, for two seconds at most, or twice that. `own`: the agent is in a network namespace of its
 /// own, so that nameservers on the node's loopback device are not there.
 pub(super) fn ask(host: &Host, name: Option<String>, own: bool) -> Resolver {
     let question = name.map_or_else(
         || Question { name: ".".to_owned(), kind: Kind::Ns, recursion: false },
         |name| Question { name, kind: Kind::A, recursion: true },
     );
+    // Some resolvers drop what they may not recurse for (against cache snooping).
+    let recursive = Question { name: question.name.clone(), kind: question.kind, recursion: true };
     let mut resolver =
         Resolver { question: question.name.clone(), nameservers: Vec::new(), addresses: None, error: None };
     let conf = match host.read("/etc/resolv.conf") {
@@ -87,7 +89,11 @@ pub(super) fn ask(host: &Host, name: Option<String>, own: bool) -> Resolver {
             continue;
         }
         let began = host.clock().since_boot();
-        let reply = dns::ask(SocketAddr::new(address, 53), &question, host.clock(), LIMIT);
+        let server = SocketAddr::new(address, 53);
+        let reply = match dns::ask(server, &question, host.clock(), LIMIT) {
+            Reply::TimedOut if !question.recursion => dns::ask(server, &recursive, host.clock(), LIMIT),
+            reply => reply,
+        };
         let took = host.clock().since_boot().saturating_sub(began).as_secs_f64();
         let mut asked =
             Nameserver { address, outcome: "answered", rcode: None, answer_seconds: None, error: None };
@@ -109,4 +115,40 @@ pub(super) fn ask(host: &Host, name: Option<String>, own: bool) -> Resolver {
         resolver.nameservers.push(asked);
     }
     resolver
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use nodewhy_clock::Clock;
+
+    use super::*;
+    use crate::host::Places;
+    use crate::host::inside::inside;
+
+    #[test]
+    fn a_nameserver_that_drops_what_it_may_not_recurse_for_is_not_silent() {
+        let test = "collect::network::resolver::tests::a_nameserver_that_drops_what_it_may_not_recurse_for_is_not_silent";
+        if !inside(test, "") {
+            return;
+        }
+        let socket = UdpSocket::bind("127.0.0.1:53").unwrap();
+        std::thread::spawn(move || {
+            let mut packet = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut packet) {
+                // RD, and then QR: the question is sent back as an answer without records.
+                if packet[2] & 1 == 1 {
+                    packet[2] |= 0x80;
+                    socket.send_to(&packet[..length], from).unwrap();
+                }
+            }
+        });
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("etc")).unwrap();
+        std::fs::write(root.path().join("etc/resolv.conf"), "nameserver 127.0.0.1\n").unwrap();
+        let host = Host::new(root.path(), Clock::system(), Places::default());
+        let resolver = ask(&host, None, false);
+        assert_eq!((resolver.nameservers[0].outcome, resolver.is_silent()), ("answered", false));
+    }
 }
