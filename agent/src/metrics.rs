@@ -1,5 +1,6 @@
 //! What a collector writes its metrics into, and the text that Prometheus reads.
 
+pub mod growing;
 pub mod page;
 
 use std::collections::BTreeMap;

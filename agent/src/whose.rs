@@ -44,7 +44,7 @@ pub struct Place {
     /// The container's id.
     pub container_id: Option<String>,
     /// Below the pod's own cgroup, in one that is not a runtime's helper's.
-    in_container: bool,
+    pub(crate) in_container: bool,
 }
 
 /// Reads a cgroup's path, of either driver:

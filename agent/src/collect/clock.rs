@@ -214,7 +214,7 @@ impl Kernel {
 
 impl Source {
     fn follow_synchronisation(&mut self, clock: Option<&KernelClock>, now: Stamp) {
-        match clock.map(KernelClock::is_unsynchronised) {
+        match clock.map(KernelClock::is_left_alone) {
             Some(true) => {
                 self.unsynchronised.get_or_insert(now);
             }

@@ -74,6 +74,7 @@ pub struct Source {
     way: Way,
     /// Count and its time since boot, the oldest first.
     counts: VecDeque<(Duration, u64)>,
+    sum: statistics::Sum,
     before: Option<(Duration, Statistics)>,
     dumps: Option<Apart<Result<top::Told, ReadError>>>,
     dumped: Option<Duration>,
@@ -154,7 +155,14 @@ fn open(host: &Host) -> Result<Source, ReadError> {
             Way::Stat { why: why.unwrap_or_default() }
         }
     };
-    Ok(Source { way, counts: VecDeque::new(), before: None, dumps: None, dumped: None })
+    Ok(Source {
+        way,
+        counts: VecDeque::new(),
+        sum: statistics::Sum::default(),
+        before: None,
+        dumps: None,
+        dumped: None,
+    })
 }
 
 fn own(host: &Host) -> Result<Way, ReadError> {
@@ -192,7 +200,7 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         statistics::parse(&text).map_err(|what| ReadError::malformed(STAT, what))
     };
     let (mut statistics_error, mut limit_error) = (None, None);
-    let (entries, limit, buckets, statistics, statistics_from);
+    let (entries, limit, buckets, counters, statistics_from);
     match &mut source.way {
         Way::Own(own) => {
             let Own { count, limit: most, buckets: hash, netlink } = own.as_mut();
@@ -207,22 +215,23 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
                     .map_err(|error| error.asking("conntrack's statistics").to_string()),
                 Err(error) => Err(error.clone()),
             };
-            (statistics, statistics_from) = match asked {
-                Ok(sum) => (Some(sum), Some("ctnetlink, IPCTNL_MSG_CT_GET_STATS_CPU")),
+            (counters, statistics_from) = match asked {
+                Ok(each) => (Some(each), Some("ctnetlink, IPCTNL_MSG_CT_GET_STATS_CPU")),
                 Err(error) => {
                     statistics_error = Some(error);
-                    (stat(host).ok().map(|(_, sum)| sum), Some(STAT))
+                    (stat(host).ok().map(|(_, each)| each), Some(STAT))
                 }
             };
         }
         Way::Stat { why } => {
-            let (counted, sum) = stat(host)?;
+            let (counted, each) = stat(host)?;
             entries = counted;
             (limit, buckets) = (None, None);
             limit_error = Some(why.clone());
-            (statistics, statistics_from) = (Some(sum), Some(STAT));
+            (counters, statistics_from) = (Some(each), Some(STAT));
         }
     }
+    let statistics = counters.map(|each| source.sum.take(each));
     let now = host.clock().since_boot();
     let used_percent = limit.map(|limit| entries as f64 * 100.0 / limit as f64);
     let entries_per_second = source.slope(now, entries);

@@ -18,10 +18,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::device::{Device, Devices};
+use self::diskstats::Counters;
 use self::filesystems::{Filesystem, Filesystems, Role};
 use crate::collector::{Collector, Page, never_woken};
 use crate::host::mounts::Asker;
 use crate::host::{Host, Kept, ReadError};
+use crate::metrics::growing::Growing;
 use crate::metrics::{Family, Sink};
 use crate::thresholds::Limit;
 
@@ -81,6 +83,8 @@ pub struct Source {
     diskstats: Kept,
     devices: Devices,
     filesystems: Filesystems,
+    sums: [Growing; SUMS.len()],
+    errors: Growing,
 }
 
 /// One reading.
@@ -109,6 +113,12 @@ pub struct Reading {
     pub mounts_error: Option<String>,
     /// Threads that ask file systems; more than one: some hang.
     pub threads: usize,
+    /// What all whole disks have counted, those that are gone included, as [`SUMS`]. `None`: there was none.
+    #[serde(skip)]
+    pub sums: Option<[u64; SUMS.len()]>,
+    /// The same of SCSI disks' errors.
+    #[serde(skip)]
+    pub errors: Option<u64>,
     /// All devices.
     #[serde(skip)]
     pub devices: Vec<Device>,
@@ -167,6 +177,8 @@ fn open_with(host: &Host, asker: Asker) -> Result<Source, ReadError> {
         diskstats: host.keep("/proc/diskstats")?,
         devices: Devices::default(),
         filesystems: Filesystems::new(asker, host),
+        sums: Default::default(),
+        errors: Growing::default(),
     })
 }
 
@@ -179,6 +191,15 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     let mount_points = source.filesystems.mount_points();
     let (devices, left_out) = source.devices.look(&lines, now, &mount_points, host);
     let filesystems = look.filesystems;
+    let mut sums = [0; SUMS.len()];
+    for ((place, sum), (_, count, _)) in sums.iter_mut().zip(&mut source.sums).zip(&SUMS) {
+        *place = sum.take(disks(&devices).map(|it| (it.name.as_str(), count(&it.counters))));
+    }
+    // One that was there keeps its sum.
+    let had_disk = sums != [0; SUMS.len()] || disks(&devices).next().is_some();
+    let counted = devices.iter().filter_map(|it| Some((it.name.as_str(), it.io_errors?)));
+    let counts_errors = devices.iter().any(|it| it.io_errors.is_some());
+    let errors = source.errors.take(counted);
     let limits = host.thresholds();
     let role = |role: Role| {
         let found = filesystems.iter().find(|it| it.roles.contains(&role))?;
@@ -216,6 +237,8 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         left_out: left_out + look.left_out,
         mounts_error: look.error,
         threads: source.filesystems.threads(),
+        sums: had_disk.then_some(sums),
+        errors: (counts_errors || errors > 0).then_some(errors),
         devices,
         filesystems,
     })
@@ -341,16 +364,24 @@ static FS_THREADS: Family = Family::gauge(
     "The agent's threads that ask file systems; more than one: some file system hangs.",
 );
 
+/// A family that is a sum over whole disks, the counter, and how many of it are one of the family's unit.
+type Sum = (&'static Family, fn(&Counters) -> u64, f64);
+
+static SUMS: [Sum; 7] = [
+    (&READS, |it| it.reads, 1.0),
+    (&READ_BYTES, |it| it.read_bytes, 1.0),
+    (&WRITES, |it| it.writes, 1.0),
+    (&WRITTEN_BYTES, |it| it.written_bytes, 1.0),
+    (&READ_SECONDS, |it| it.read_milliseconds, 1000.0),
+    (&WRITE_SECONDS, |it| it.write_milliseconds, 1000.0),
+    (&BUSY_SECONDS, |it| it.busy_milliseconds, 1000.0),
+];
+
 fn metrics(reading: &Reading, sink: &mut Sink) {
+    for ((family, _, scale), sum) in SUMS.iter().zip(reading.sums.iter().flatten()) {
+        sink.put(family, &[], *sum as f64 / scale);
+    }
     if disks(&reading.devices).next().is_some() {
-        let sum = |value: fn(&Device) -> u64| disks(&reading.devices).map(|it| value(it) as f64).sum::<f64>();
-        sink.put(&READS, &[], sum(|it| it.counters.reads));
-        sink.put(&READ_BYTES, &[], sum(|it| it.counters.read_bytes));
-        sink.put(&WRITES, &[], sum(|it| it.counters.writes));
-        sink.put(&WRITTEN_BYTES, &[], sum(|it| it.counters.written_bytes));
-        sink.put(&READ_SECONDS, &[], sum(|it| it.counters.read_milliseconds) / 1000.0);
-        sink.put(&WRITE_SECONDS, &[], sum(|it| it.counters.write_milliseconds) / 1000.0);
-        sink.put(&BUSY_SECONDS, &[], sum(|it| it.counters.busy_milliseconds) / 1000.0);
         sink.put(&IN_FLIGHT, &[], reading.in_flight as f64);
     }
     let worst = |value: &dyn Fn(&Device) -> Option<f64>| {
@@ -359,8 +390,7 @@ fn metrics(reading: &Reading, sink: &mut Sink) {
     sink.put_some(&AWAIT_WORST, &[], worst(&|it| it.lately?.await_seconds));
     sink.put_some(&BUSY_WORST, &[], worst(&|it| Some(it.lately?.busy_ratio)));
     sink.put_some(&NOTHING_ENDED, &[], worst(&|it| Some(it.nothing_ended_for_seconds.unwrap_or(0.0))));
-    let errors = reading.devices.iter().filter_map(|it| it.io_errors);
-    sink.put_some(&IO_ERRORS, &[], errors.map(|count| count as f64).reduce(|sum, count| sum + count));
+    sink.put_some(&IO_ERRORS, &[], reading.errors.map(|count| count as f64));
     for (name, role) in [("nodefs", &reading.nodefs), ("imagefs", &reading.imagefs)] {
         let Some(role) = role else { continue };
         put_role(sink, name, role);

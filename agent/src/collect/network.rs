@@ -22,6 +22,7 @@ use crate::collect::api_server;
 use crate::collector::{Collector, Page};
 use crate::host::netlink::NetworkNamespace;
 use crate::host::{Apart, Host, Kept, ReadError};
+use crate::metrics::growing::Growing;
 use interfaces::{Known, Link, Listed, MOST_LINKS};
 use paths::Paths;
 pub use reading::{Ksoftirqd, Missing, Neighbours, Reading, Softirq, Softnet, Tcp, Udp};
@@ -88,6 +89,9 @@ pub struct Source {
     paths_now: Option<Paths>,
     allowances_due: Duration,
     asked_drivers: bool,
+    /// Cloud's interfaces come and go with their pods: see [`Growing`].
+    allowances: BTreeMap<String, Growing>,
+    carrier_changes: Growing,
     allowances_before: Option<(Duration, BTreeMap<String, u64>)>,
     allowances_rate: BTreeMap<String, f64>,
     had_default: Vec<crate::host::rtnetlink::Family>,
@@ -131,6 +135,8 @@ fn open(host: &Host) -> Result<Source, ReadError> {
         paths_now: None,
         allowances_due: Duration::ZERO,
         asked_drivers: false,
+        allowances: BTreeMap::new(),
+        carrier_changes: Growing::default(),
         allowances_before: None,
         allowances_rate: BTreeMap::new(),
         had_default: Vec::new(),
@@ -174,6 +180,9 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     ways(source, host, now, &physical)?;
     nameservers(source, host, now)?;
     let mut links = interfaces.links;
+    let changes = links.iter().filter_map(|link| Some((link.name.as_str(), link.carrier_changes?)));
+    let carrier_changes = source.carrier_changes.take(changes);
+    let is_any = carrier_changes > 0 || links.iter().any(|link| link.carrier_changes.is_some());
     // Those that went down are never left out.
     links.sort_by_key(|link| (!link.went_down(), link.name.clone()));
     links.truncate(MOST_LINKS);
@@ -198,6 +207,7 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         had_default: source.had_default.clone(),
         resolver: source.resolver_now.clone(),
         missing,
+        carrier_changes: is_any.then_some(carrier_changes),
         listed: interfaces.listed,
     })
 }
@@ -390,7 +400,12 @@ fn ways(source: &mut Source, host: &Host, now: Duration, physical: &[String]) ->
         source.paths_due = now + PATHS_EVERY;
     }
     let limit = if source.paths_now.is_none() { FIRST } else { Duration::ZERO };
-    let Some(paths) = source.paths.take(limit)? else { return Ok(()) };
+    let Some(mut paths) = source.paths.take(limit)? else { return Ok(()) };
+    for (allowance, of) in &paths.allowances_by_interface {
+        let sum = source.allowances.entry(allowance.clone()).or_default();
+        let sum = sum.take(of.iter().map(|(interface, count)| (interface.as_str(), *count)));
+        paths.allowances_exceeded.insert(allowance.clone(), sum);
+    }
     let pause = Duration::try_from_secs_f64(paths.took_seconds * 100.0).unwrap_or(PATHS_EVERY);
     source.paths_due = now + pause.max(PATHS_EVERY);
     for family in paths.defaults.iter().map(|route| route.family) {

@@ -89,6 +89,8 @@ const PLUGINS_EVERY: Duration = Duration::from_secs(600);
 const SHIM_TURNS: usize = 10;
 /// The span that CPU shares are taken over.
 const WINDOW: Duration = Duration::from_secs(60);
+/// A CPU time that goes back by less than this is the kernel's error: 3 s, as for node_exporter.
+const FELL_TICKS: u64 = 300;
 /// What `/api/v1/state` shows of a list.
 const TOP: usize = 5;
 
@@ -99,6 +101,7 @@ pub struct Source {
     stat: Kept,
     limits: limits::Reader,
     cpu: VecDeque<(Duration, Cpu)>,
+    most: Cpu,
     look: Option<look::Look>,
     /// When the newest look began.
     looked: Option<Duration>,
@@ -123,6 +126,7 @@ fn open(host: &Host) -> Result<Source, ReadError> {
         stat: host.keep("/proc/stat")?,
         limits: limits::Reader::default(),
         cpu: VecDeque::new(),
+        most: Cpu::default(),
         look: None,
         looked: None,
         blocked: Vec::new(),
@@ -303,7 +307,7 @@ impl Source {
             blocked_on_io: stat.blocked,
             forks: stat.forks,
             context_switches: stat.context_switches,
-            cpu_seconds: parse::MODES.into_iter().zip(stat.cpu.ticks.map(seconds)).collect(),
+            cpu_seconds: parse::MODES.into_iter().zip(self.grown(stat.cpu).map(seconds)).collect(),
             cpu: self.shares(stat.cpu, at.boot),
             limits,
             sweep: self.progress(is_open, at),
@@ -329,6 +333,17 @@ impl Source {
             all_blocked: Arc::new(self.blocked.clone()),
             boot: at.boot,
         }
+    }
+
+    /// The kernel's idle and iowait go back now and then (proc_stat(5)), by a few ticks; a counter that falls is taken for
+    /// one that began anew, and all of it for new. One that fell by more did begin anew: a CPU was taken offline.
+    fn grown(&mut self, cpu: Cpu) -> [u64; 8] {
+        for (most, ticks) in self.most.ticks.iter_mut().zip(cpu.ticks) {
+            if ticks > *most || most.saturating_sub(ticks) > FELL_TICKS {
+                *most = ticks;
+            }
+        }
+        self.most.ticks
     }
 
     /// Shares since the oldest reading of the last minute.

@@ -11,6 +11,9 @@ use super::{Host, ReadError};
 /// How this way of reading is called.
 pub const ADJTIMEX: &str = "adjtimex(2)";
 
+/// At the boot, after a step, and where the largest error stops to grow (NTP_PHASE_LIMIT of include/linux/timex.h).
+const LARGEST_ERROR_MICROSECONDS: i64 = 16_000_000;
+
 /// The kernel's clock (include/uapi/linux/timex.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelClock {
@@ -34,6 +37,12 @@ impl KernelClock {
     /// Whether nobody has set it right lately (`STA_UNSYNC`).
     pub fn is_unsynchronised(&self) -> bool {
         self.status & libc::STA_UNSYNC != 0
+    }
+
+    /// Whether it is unsynchronised, and nobody tells the kernel how wrong it may be either. chronyd without `rtcsync`
+    /// leaves the mark as it is and keeps the largest error up to date (chrony's sys_timex.c).
+    pub fn is_left_alone(&self) -> bool {
+        self.is_unsynchronised() && self.max_error_microseconds >= LARGEST_ERROR_MICROSECONDS
     }
 
     /// `ok`, or what is done about a leap second, or `unsynchronised`.

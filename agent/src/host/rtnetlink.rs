@@ -20,6 +20,9 @@ const HEADER_BYTES: usize = 12;
 /// `struct ifinfomsg`.
 const LINK_HEADER_BYTES: usize = 16;
 const IFLA_IFNAME: u16 = 3;
+const NDA_CACHEINFO: u16 = 3;
+/// A minute. A hundredth of a second is what every architecture's user space sees.
+const FAILED_LONG_AGO_TICKS: u32 = 6000;
 /// RTM_F_CLONED: a cached route, none that anybody made.
 const CLONED: u32 = 0x200;
 /// RT_TABLE_LOCAL: the kernel's own, one route and more for each of its addresses.
@@ -122,6 +125,9 @@ pub enum Neighbour {
     Probe,
     /// It does not answer.
     Failed,
+    /// It did not answer when it was last asked, which is a minute ago or more: nothing was sent there since. The entry
+    /// stays for as long as the table has room.
+    FailedLongAgo,
     /// It needs none.
     Noarp,
     /// Set by hand.
@@ -154,6 +160,7 @@ impl Neighbour {
             Neighbour::Delay => "delay",
             Neighbour::Probe => "probe",
             Neighbour::Failed => "failed",
+            Neighbour::FailedLongAgo => "failed_long_ago",
             Neighbour::Noarp => "noarp",
             Neighbour::Permanent => "permanent",
             Neighbour::None => "none",
@@ -270,8 +277,7 @@ impl Rtnetlink {
         payload.extend(bytes);
         let mut found = Neighbour::None;
         let asked = self.netlink.request(RTM_GETNEIGH, &payload, limit, |_, payload| {
-            let state = half(payload, 8).ok_or_else(|| short("neighbour"))?;
-            found = Neighbour::of(state);
+            found = neighbour(payload)?;
             Ok(())
         });
         match asked {
@@ -306,6 +312,17 @@ fn text(attribute: &Attribute<'_>) -> String {
 
 fn prefix(attribute: &Attribute<'_>, length: u8) -> Option<String> {
     address(attribute).map(|address| format!("{address}/{length}"))
+}
+
+/// `struct ndmsg` and NDA_* (include/uapi/linux/neighbour.h). Whoever sends to one that failed makes the kernel ask again,
+/// and its entry new.
+fn neighbour(payload: &[u8]) -> Result<Neighbour, NetlinkError> {
+    let state = Neighbour::of(half(payload, 8).ok_or_else(|| short("neighbour"))?);
+    // `struct nda_cacheinfo`: confirmed, used, updated, each in ticks ago (USER_HZ).
+    let cache = Attributes::behind(HEADER_BYTES, payload)?.find(NDA_CACHEINFO)?;
+    let updated = cache.and_then(|cache| word(cache.payload, 8));
+    let is_old = updated.is_some_and(|ticks| ticks >= FAILED_LONG_AGO_TICKS);
+    Ok(if state == Neighbour::Failed && is_old { Neighbour::FailedLongAgo } else { state })
 }
 
 /// `struct fib_rule_hdr` and FRA_* (include/uapi/linux/fib_rules.h).
@@ -425,10 +442,26 @@ mod tests {
         assert!(!super::route(Family::V4, &blackhole).unwrap().unwrap().is_default());
     }
 
+    #[test]
+    fn a_neighbour_that_failed_long_ago_was_not_asked_since() {
+        let message = |state: u8, updated: u32| {
+            let mut bytes = vec![2, 0, 0, 0, 4, 0, 0, 0, state, 0, 0, 0];
+            let ticks = [9000u32, 9000, updated, 0];
+            bytes.extend(attribute(1, &[192, 0, 2, 1]));
+            bytes.extend(attribute(3, &ticks.map(u32::to_ne_bytes).concat()));
+            bytes
+        };
+        assert_eq!(neighbour(&message(0x20, 300)).unwrap(), Neighbour::Failed);
+        let old = neighbour(&message(0x20, 6000)).unwrap();
+        assert!(old == Neighbour::FailedLongAgo && !old.is_silent());
+        assert_eq!(neighbour(&message(0x02, 6000)).unwrap(), Neighbour::Reachable);
+    }
+
     proptest! {
         #[test]
         fn any_message_is_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
             rule(Family::V4, &bytes).ok();
+            neighbour(&bytes).ok();
             route(Family::V6, &bytes).ok();
         }
 

@@ -287,6 +287,27 @@ fn a_frozen_container_is_told_after_a_while_and_a_thawed_one_is_not() {
 }
 
 #[test]
+fn a_sandbox_that_was_frozen_when_it_was_read_thaws_with_its_pod() {
+    let node = Node::new();
+    node.host.learn_pods(Pods {
+        sandboxes: [(SANDBOX.to_owned(), (UID.to_owned(), true))].into(),
+        ..Pods::default()
+    });
+    let freeze = |is: bool| {
+        for group in [pod(""), pod(&scope(SANDBOX)), pod(&scope(APP))] {
+            node.set(&group, "cgroup.events", &format!("populated 1\nfrozen {}\n", u8::from(is)));
+        }
+    };
+    freeze(true);
+    let mut source = node.source();
+    assert_eq!(names(&node.tick(&mut source)), ["cgroup_frozen"]);
+    freeze(false);
+    let reading = node.tick(&mut source);
+    let containers = &reading.pods[0].detail.as_ref().unwrap().containers;
+    assert!(containers.iter().all(|one| one.cgroup.frozen == Some(false)), "{containers:?}");
+}
+
+#[test]
 fn a_frozen_unit_is_told_and_the_largest_is_listed() {
     let node = Node::new();
     node.group("system.slice", &[]);

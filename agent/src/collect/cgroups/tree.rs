@@ -309,9 +309,10 @@ impl Tree {
                     let old_one = old.containers.iter().find(|one| one.cgroup.path == full)?;
                     Some((old_one, old.boot))
                 });
-                // A sandbox only sleeps: a third of the cost for nothing.
+                // A sandbox only sleeps: a third of the cost for nothing. One that was frozen may be thawed by now.
                 if let Some((old, _)) = old
                     && old.is_sandbox
+                    && old.cgroup.frozen != Some(true)
                 {
                     detail.containers.push(old.clone());
                     continue;

@@ -147,6 +147,11 @@ fn unsynchronised_counts_only_where_somebody_should_keep_the_clock() {
     node.process(700, "chronyd");
     node.process(701, "phc2sys");
     assert_eq!(unsynchronised(&mut node, 1000).1, []);
+    // chronyd without `rtcsync` keeps the clock, and tells the kernel so by the largest error alone.
+    let kept = KernelClock { max_error_microseconds: 8_000, ..UNSYNCHRONISED };
+    let mut node = Node::new();
+    node.source.follow_synchronisation(Some(&kept), node.host.clock().stamp());
+    assert_eq!(node.source.unsynchronised, None);
     // Once it is synchronised, it starts anew.
     let synchronised = KernelClock { status: libc::STA_PLL, state: libc::TIME_OK, ..UNSYNCHRONISED };
     node.source.follow_synchronisation(Some(&synchronised), node.host.clock().stamp());

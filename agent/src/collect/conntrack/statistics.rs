@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::host::netlink::{Attributes, Cut, Netlink, NetlinkError};
 
-/// Events since the namespace was made, summed over the processors, by the kernel's name. Each processor's counter has
-/// 32 bits and begins anew after the last. What a kernel does not count is not in it.
+/// Events since the namespace was made, by the kernel's name: of one processor, whose counters have 32 bits and begin
+/// anew after the last, or the sum of all. What a kernel does not count is not in it.
 pub type Statistics = BTreeMap<&'static str, u64>;
 
 /// `enum ctattr_stats_cpu` (include/uapi/linux/netfilter/nfnetlink_conntrack.h), the fields that still count.
@@ -45,17 +45,19 @@ const GET_STATS_CPU: u16 = (1 << 8) | 4;
 pub(super) const ANY_FAMILY: [u8; 4] = [0; 4];
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Asks the kernel.
-pub(super) fn ask(netlink: &mut Netlink) -> Result<Statistics, NetlinkError> {
-    let mut sum = Statistics::new();
+/// Asks the kernel: each processor's counters, always in the same order.
+pub(super) fn ask(netlink: &mut Netlink) -> Result<Vec<Statistics>, NetlinkError> {
+    let mut each = Vec::new();
     let told = netlink.dump(GET_STATS_CPU, &ANY_FAMILY, LIMIT, |_, payload| {
-        add(&mut sum, payload)?;
+        let mut counters = Statistics::new();
+        add(&mut counters, payload)?;
+        each.push(counters);
         Ok(ControlFlow::Continue(()))
     })?;
     if told.messages == 0 {
         return Err(NetlinkError::Malformed("no processor's statistics in it".to_owned()));
     }
-    Ok(sum)
+    Ok(each)
 }
 
 /// One processor's message.
@@ -70,14 +72,14 @@ fn add(sum: &mut Statistics, payload: &[u8]) -> Result<(), Cut> {
     Ok(())
 }
 
-/// The file: entries of the table (each line has them), and the sums.
-pub(super) fn parse(text: &str) -> Result<(u64, Statistics), String> {
+/// The file: entries of the table (each line has them), and each processor's counters.
+pub(super) fn parse(text: &str) -> Result<(u64, Vec<Statistics>), String> {
     // A last line without its end may be cut.
     let mut lines = text.split_inclusive('\n').map(|line| line.strip_suffix('\n'));
     let names: Vec<&str> =
         lines.next().flatten().ok_or("expected a line of names")?.split_whitespace().collect();
     let entries_at = names.iter().position(|name| *name == "entries").ok_or("no column `entries`")?;
-    let (mut entries, mut sum) = (None, Statistics::new());
+    let (mut entries, mut each) = (None, Vec::new());
     for line in lines {
         let line = line.ok_or("the last line is cut")?;
         let values = line
@@ -88,14 +90,53 @@ pub(super) fn parse(text: &str) -> Result<(u64, Statistics), String> {
             return Err(format!("{} values under {} names", values.len(), names.len()));
         }
         entries = values.get(entries_at).copied();
+        let mut counters = Statistics::new();
         for (name, value) in names.iter().zip(values) {
             if let Some((_, ours)) = COLUMNS.iter().find(|(column, _)| column == name) {
-                let count = sum.entry(ours).or_default();
-                *count = count.saturating_add(value);
+                counters.insert(*ours, value);
             }
         }
+        each.push(counters);
     }
-    Ok((entries.ok_or("no processor's line")?, sum))
+    Ok((entries.ok_or("no processor's line")?, each))
+}
+
+/// The sum over the processors, which only grows: each processor's counter has 32 bits and wraps, within hours on a busy
+/// node, and the plain sum would fall by 4,294,967,296 then.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sum {
+    before: Vec<Statistics>,
+    sum: Statistics,
+}
+
+impl Sum {
+    /// The sum after this look at all processors.
+    pub(super) fn take(&mut self, each: Vec<Statistics>) -> Statistics {
+        if self.before.len() == each.len() {
+            for (now, before) in each.iter().zip(&self.before) {
+                for (name, count) in now {
+                    let since = before.get(name).copied().unwrap_or(0);
+                    let grown = count.wrapping_sub(since) & u64::from(u32::MAX);
+                    let sum = self.sum.entry(name).or_default();
+                    *sum = sum.saturating_add(grown);
+                }
+            }
+        } else {
+            self.sum = total(&each);
+        }
+        self.before = each;
+        self.sum.clone()
+    }
+}
+
+/// The plain sum.
+pub(super) fn total(each: &[Statistics]) -> Statistics {
+    let mut sum = Statistics::new();
+    for (name, count) in each.iter().flatten() {
+        let place: &mut u64 = sum.entry(name).or_default();
+        *place = place.saturating_add(*count);
+    }
+    sum
 }
 
 /// What each grew by a second. A counter that fell began anew: nothing can be said of it.
@@ -125,7 +166,8 @@ mod tests {
 
     #[test]
     fn the_recorded_file() {
-        let (entries, sum) = parse(FILE).unwrap();
+        let (entries, each) = parse(FILE).unwrap();
+        let sum = total(&each);
         assert_eq!((entries, sum["insert_failed"], sum["chain_toolong"]), (2, 0, 0));
         assert_eq!(sum.len(), COLUMNS.len());
     }
@@ -146,12 +188,25 @@ mod tests {
             words.join(" ")
         };
         let text = format!("{header}\n{}\n{}\n", line("0000000a"), line("00000010"));
-        let (entries, sum) = parse(&text).unwrap();
+        let (entries, each) = parse(&text).unwrap();
+        let sum = total(&each);
         assert_eq!((entries, sum["drop"]), (262_143, 26));
         let later = Statistics::from([("drop", 30), ("found", 1)]);
         let rates = per_second(&later, &sum, 2.0).unwrap();
         assert_eq!(rates.get("drop"), Some(&2.0));
         assert_eq!(per_second(&sum, &later, 1.0).unwrap().get("drop"), None, "it fell: no rate");
+    }
+
+    #[test]
+    fn a_processors_counter_that_wraps_does_not_make_the_sum_fall() {
+        let each = |one: u64, other: u64| {
+            vec![Statistics::from([("found", one)]), Statistics::from([("found", other)])]
+        };
+        let mut sum = Sum::default();
+        let most = u64::from(u32::MAX);
+        assert_eq!(sum.take(each(most, 5))["found"], most + 5);
+        assert_eq!(sum.take(each(9, 6))["found"], most + 5 + 10 + 1);
+        assert_eq!(sum.take(each(9, 6))["found"], most + 16);
     }
 
     proptest! {

@@ -649,3 +649,29 @@ fn cpu() -> f64 {
     let usage = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap();
     usage.tv_sec() as f64 + usage.tv_nsec() as f64 / 1e9
 }
+
+#[test]
+fn sums_over_disks_only_grow_though_a_volume_is_detached() {
+    let vda = DISKSTATS.lines().find(|line| line.contains(" vda ")).unwrap();
+    let with_two = format!("{DISKSTATS}{}\n", vda.replace("254       0 vda", "254      16 vdb"));
+    assert!(with_two.contains(" vdb "));
+    let mut node = Node::new(MOUNTINFO, usual(stat(6_980_136_960, 511_653)), |root| {
+        fs::create_dir_all(root.join("sys/block/vdb")).unwrap();
+        fs::write(root.join("proc/diskstats"), &with_two).unwrap();
+    });
+    let told = |reading: &Reading| {
+        let mut sink = Sink::default();
+        metrics(reading, &mut sink);
+        sink.encode().unwrap()
+    };
+    let both = told(&node.tick());
+    assert!(both.contains("nodewhy_disk_reads_total 10810324\n"), "{both}");
+    fs::write(node.root.path().join("proc/diskstats"), DISKSTATS).unwrap();
+    let one = told(&node.tick());
+    assert!(one.contains("nodewhy_disk_reads_total 10810324\n"), "{one}");
+    // The times have 32 bits, and begin anew: the sum does not.
+    assert!(one.contains("nodewhy_disk_read_seconds_total 13269.87\n"), "{one}");
+    let wrapped = DISKSTATS.replace(vda, &vda.replace(" 6634935 ", " 1000 "));
+    fs::write(node.root.path().join("proc/diskstats"), wrapped).unwrap();
+    assert!(told(&node.tick()).contains("nodewhy_disk_read_seconds_total 13270.87\n"));
+}

@@ -167,7 +167,8 @@ fn tcp(now: &Reading, rate: &Rate<'_>, thresholds: &Thresholds, noticed: &mut No
     let aborted = rate(|it| it.tcp.aborted_on_memory).filter(|aborted| *aborted > 0.0);
     if let Some((pages, most)) = used {
         let percent = pages as f64 * 100.0 / most as f64;
-        if percent >= limit.value || aborted.is_some() {
+        // TCPAbortOnMemory alone is no proof: connections beyond net.ipv4.tcp_max_orphans count there too.
+        if percent >= limit.value {
             let mut evidence = vec![
                 Evidence::new(format!("{pages} pages of {most}, {percent:.0} %"), "/proc/1/net/sockstat")
                     .with_value(percent, "percent")
@@ -242,10 +243,12 @@ fn ways(pair: &Pair<'_, Reading>, noticed: &mut Noticed) {
         .collect();
     if !lost.is_empty() {
         let words: Vec<&str> = lost.iter().map(|family| family.word()).collect();
+        // A router's announcement that ended takes IPv6's away, which most clusters never use.
+        let is_ipv6_alone = lost == [Family::V6] && !paths.defaults.is_empty();
         noticed.states.push(Abnormal {
             finding: "no_default_route",
             subject: Subject::node(),
-            severity: if paths.defaults.is_empty() { Severity::Critical } else { Severity::Warning },
+            severity: if is_ipv6_alone { Severity::Warning } else { Severity::Critical },
             summary: format!("the default route is gone ({})", words.join(", ")),
             evidence: vec![Evidence::new("there was one, and there is none", paths.source)],
             since: None,

@@ -172,8 +172,7 @@ pub(super) fn metrics(reading: &Reading, sink: &mut Sink) {
         }
     }
     sink.put(&LINKS_DOWN, &[], reading.links.iter().filter(|link| link.went_down()).count() as f64);
-    let changes: Option<u64> = reading.links.iter().map(|link| link.carrier_changes).sum();
-    sink.put_some(&CARRIER_CHANGES, &[], count(changes).filter(|_| !reading.links.is_empty()));
+    sink.put_some(&CARRIER_CHANGES, &[], count(reading.carrier_changes));
     if let Some(softnet) = reading.softnet {
         sink.put(&SOFTNET_PROCESSED, &[], softnet.processed as f64);
         sink.put(&SOFTNET_DROPPED, &[], softnet.dropped as f64);

@@ -59,8 +59,12 @@ pub struct Paths {
     /// For `/api/v1/network`.
     #[serde(skip)]
     pub route_list: Vec<Route>,
-    /// The drivers' counters of what the provider dropped over the instance's allowance, summed over the interfaces.
+    /// The drivers' counters of what the provider dropped over the instance's allowance, those of interfaces that are gone
+    /// included.
     pub allowances_exceeded: BTreeMap<String, u64>,
+    /// The same, by interface, as the drivers have them.
+    #[serde(skip)]
+    pub allowances_by_interface: BTreeMap<String, BTreeMap<String, u64>>,
     /// How long it took.
     pub took_seconds: f64,
 }
@@ -78,6 +82,7 @@ impl Paths {
             rule_list: Vec::new(),
             route_list: Vec::new(),
             allowances_exceeded: BTreeMap::new(),
+            allowances_by_interface: BTreeMap::new(),
             took_seconds: 0.0,
         }
     }
@@ -112,8 +117,8 @@ pub(super) fn ask(host: &Host, physical: &[String]) -> Paths {
         // No statistics, or a driver without this one: nothing is said.
         for (name, value) in ethtool::statistics(interface).unwrap_or_default() {
             if name.ends_with("_allowance_exceeded") {
-                let sum = paths.allowances_exceeded.entry(name).or_default();
-                *sum = sum.saturating_add(value);
+                let of = paths.allowances_by_interface.entry(name).or_default();
+                of.insert(interface.clone(), value);
             }
         }
     }

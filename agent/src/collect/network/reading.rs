@@ -52,6 +52,9 @@ pub struct Reading {
     /// What could not be read, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
+    /// Carriers of physical interfaces that came or went, those of interfaces that are gone included.
+    #[serde(skip)]
+    pub carrier_changes: Option<u64>,
     /// For `/api/v1/network`.
     #[serde(skip)]
     pub listed: Vec<Listed>,

@@ -181,6 +181,12 @@ fn tables_that_are_full() {
     let mut full = well.clone();
     full.tcp.memory_limit_pages = Some(160);
     assert_eq!(names(&noticed(&full, None)), ["tcp_memory_exhausted"]);
+    // Too many orphans are given up under the same counter, with memory to spare.
+    let mut orphans = well.clone();
+    orphans.tcp.memory_limit_pages = Some(100_000);
+    orphans.tcp.aborted_on_memory = orphans.tcp.aborted_on_memory.map(|count| count + 10);
+    assert!(orphans.tcp.aborted_on_memory.is_some());
+    assert_eq!(names(&noticed(&orphans, Some(&well))), Vec::<&str>::new());
     let mut full = well.clone();
     full.tcp.listen_overflows = full.tcp.listen_overflows.map(|count| count + 10);
     let states = noticed(&full, Some(&well));
@@ -201,15 +207,14 @@ fn a_default_route_that_goes_and_a_gateway_that_is_silent() {
     let states = noticed(&now, None);
     assert_eq!(names(&states), ["gateway_unreachable"]);
     assert_eq!(states[0].evidence[0].text, "neighbour 192.0.2.1 on eth0 is failed");
-    now.paths.as_mut().unwrap().defaults.truncate(1);
-    now.paths.as_mut().unwrap().defaults[0].neighbour = None;
-    let states = noticed(&now, None);
-    assert_eq!(names(&states), ["no_default_route"]);
-    assert_eq!(states[0].severity, Severity::Warning, "there is another way out");
+    let mut ipv4_alone = now.clone();
+    ipv4_alone.paths.as_mut().unwrap().defaults.retain(|route| route.gateway.unwrap().is_ipv4());
+    ipv4_alone.paths.as_mut().unwrap().defaults[0].neighbour = None;
+    let states = noticed(&ipv4_alone, None);
+    assert_eq!((names(&states), states[0].severity), (vec!["no_default_route"], Severity::Warning));
     now.paths.as_mut().unwrap().defaults.clear();
     let states = noticed(&now, None);
-    assert_eq!(names(&states), ["no_default_route"]);
-    assert_eq!(states[0].severity, Severity::Critical);
+    assert_eq!((names(&states), states[0].severity), (vec!["no_default_route"], Severity::Critical));
     assert!(states[0].summary.contains("ipv4, ipv6"));
     now.had_default.clear();
     assert!(noticed(&now, None).is_empty(), "a node that never had one");
@@ -237,4 +242,45 @@ fn a_container_that_sees_no_host_says_so() {
     let host = Host::new(root.path(), Clock::system(), Places::default());
     let error = open(&host).unwrap_err().to_string();
     assert!(error.starts_with("the host's network is not seen"), "{error}");
+}
+
+#[test]
+fn carrier_changes_do_not_fall_when_an_interface_is_taken_away() {
+    let (root, host, _) = node();
+    let dev = FILES[0].1;
+    let second: String = dev.lines().filter(|line| line.contains("eth0")).collect();
+    let both = format!("{dev}{}\n", second.replace("eth0", "eth1"));
+    write(root.path(), "sys/class/net/eth1/carrier_changes", "3\n");
+    write(root.path(), "sys/class/net/eth1/device/vendor", "0x1d0f\n");
+    std::fs::write(root.path().join("proc/1/net/dev"), both).unwrap();
+    let mut source = open(&host).unwrap();
+    assert_eq!(read(&mut source, &host).unwrap().carrier_changes, Some(5));
+    std::fs::write(root.path().join("proc/1/net/dev"), dev).unwrap();
+    let reading = read(&mut source, &host).unwrap();
+    assert_eq!((reading.links.len(), reading.carrier_changes), (1, Some(5)));
+}
+
+#[test]
+fn allowances_do_not_fall_when_an_interface_is_taken_away() {
+    let (_root, host, mover) = node();
+    let mut source = open(&host).unwrap();
+    read(&mut source, &host).unwrap();
+    let told = |source: &mut Source, counts: &[(&str, u64)]| {
+        let of = counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        let mut paths = paths::read(&host, "made".to_owned());
+        paths.allowances_by_interface = [("pps_allowance_exceeded".to_owned(), of)].into();
+        mover.skip(Duration::from_secs(10));
+        let now = host.clock().since_boot();
+        // What the thread would have come to.
+        source.paths_due = now + Duration::from_secs(1000);
+        assert!(source.paths.begin(now, move || paths));
+        source.paths_now = None;
+        ways(source, &host, now, &[]).unwrap();
+        source.paths_now.as_ref().unwrap().allowances_exceeded["pps_allowance_exceeded"]
+    };
+    assert_eq!(told(&mut source, &[("eth0", 100), ("eth1", 900)]), 1000);
+    assert_eq!(told(&mut source, &[("eth0", 120)]), 1020, "eth1 was detached");
+    // The time is the real one, with what was skipped.
+    let rate = source.allowances_rate["pps_allowance_exceeded"];
+    assert!((1.0..=2.0).contains(&rate), "{rate}");
 }

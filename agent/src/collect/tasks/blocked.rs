@@ -97,6 +97,12 @@ impl Blocked {
         now.saturating_sub(self.since_boot)
     }
 
+    /// Whether it is frozen (cgroup v1; on v2 it would not be in D): somebody paused it, and it waits for nothing. That
+    /// its cgroup is frozen is told of the cgroup.
+    pub fn is_frozen(&self) -> bool {
+        self.wchan.as_deref() == Some("__refrigerator")
+    }
+
     /// `runc[4711]`, or `grpc-worker[4713] of containerd[4711]`.
     pub fn who(&self) -> String {
         if self.pid == self.tid {

@@ -109,7 +109,8 @@ impl Call {
 }
 
 /// The calls among what a look found by name, oldest first. A program of that name is a call only if the runtime or a
-/// shim started it, or another plugin that they started.
+/// shim started it, or another plugin that they started; and a plugin only outside of containers: a container's own
+/// program may have a plugin's name (the daemon of `dhcp`), and is a child of its shim as well.
 pub(super) fn calls(host: &Host, found: &[Kept], at: Stamp) -> Vec<Call> {
     let by_pid: BTreeMap<u32, &Kept> = found.iter().map(|task| (task.pid, task)).collect();
     let mut parents = BTreeMap::new();
@@ -117,6 +118,9 @@ pub(super) fn calls(host: &Host, found: &[Kept], at: Stamp) -> Vec<Call> {
         .iter()
         .filter_map(|task| {
             let parent = caller(host, task, &by_pid, &mut parents)?;
+            if !is_runc(&task.name) && is_in_container(host, task.pid) {
+                return None;
+            }
             let since_boot = began(task);
             Some(Call {
                 pid: task.pid,
@@ -132,6 +136,11 @@ pub(super) fn calls(host: &Host, found: &[Kept], at: Stamp) -> Vec<Call> {
         .collect();
     calls.sort_by_key(|call| (call.since_boot, call.pid));
     calls
+}
+
+/// What cannot be read is not known to be in one.
+fn is_in_container(host: &Host, pid: u32) -> bool {
+    cgroup(host, pid).is_some_and(|path| whose::place(&path).in_container)
 }
 
 /// When a process began, since boot.
@@ -162,6 +171,11 @@ fn caller(
             continue;
         }
         let name = parents.entry(pid).or_insert_with(|| runtime_name(host, pid)).clone()?;
+        // dockerd has containerd start its containers. What it starts itself are the steps of a build, which take as
+        // long as they take, and hold up nobody.
+        if name == "dockerd" && is_runc(&task.name) {
+            return None;
+        }
         return Some(first.unwrap_or_else(|| format!("{name}[{pid}]")));
     }
     None

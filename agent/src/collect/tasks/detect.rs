@@ -255,7 +255,8 @@ fn blocked_load(reading: &Reading, limit: Limit) -> Option<Abnormal> {
 fn stuck(reading: &Reading, limit: Limit) -> Vec<Abnormal> {
     let now = reading.boot;
     let is_ours = |task: &&Blocked| matches!(task.group, Group::Kubelet | Group::Runtime);
-    let stuck = || reading.all_blocked.iter().filter(|task| task.age(now).as_secs_f64() > limit.value);
+    let is_old = |task: &&Blocked| task.age(now).as_secs_f64() > limit.value && !task.is_frozen();
+    let stuck = || reading.all_blocked.iter().filter(is_old);
     // One finding a process: its threads often wait for one and the same.
     let mut seen = std::collections::BTreeSet::new();
     let first = stuck().filter(is_ours).chain(stuck().filter(|task| !is_ours(task)));

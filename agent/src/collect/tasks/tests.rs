@@ -362,6 +362,14 @@ fn a_pods_task_in_d_has_its_pods_name_and_is_a_warning() {
     assert_eq!((found[0].finding, found[0].severity), ("task_stuck", Severity::Warning));
     assert!(found[0].summary.contains("rpc_wait_bit_killable"), "{}", found[0].summary);
     assert!(found[0].summary.contains("pod shop/db-0"), "{}", found[0].summary);
+
+    // A container that is paused on cgroup v1 waits in D too, and for nothing.
+    fs::write(folder.join("wchan"), "__refrigerator").unwrap();
+    let mut source = open(&host).unwrap();
+    look(&mut source, &host);
+    mover.skip(Duration::from_secs(200));
+    let reading = look(&mut source, &host);
+    assert_eq!((reading.all_blocked.len(), names(&reading)), (1, vec![]));
 }
 
 #[test]
@@ -425,4 +433,48 @@ fn a_proc_of_the_agents_own_container_is_said_to_be_that() {
     assert!(reading.sweep.error.as_ref().unwrap().contains("hostPID"), "{:?}", reading.sweep);
     assert_eq!((reading.blocked.count, reading.zombies), (None, None));
     assert_eq!(reading.load.tasks, 80);
+}
+
+#[test]
+fn idle_time_that_goes_back_is_no_counter_that_began_anew() {
+    let (root, host, _) = made_up();
+    let mut source = open(&host).unwrap();
+    let before = look(&mut source, &host).cpu_seconds;
+    // proc_stat(5): iowait is not reliable, and may decrease.
+    let back = STAT.replace(" 2446277 27171 ", " 2446300 27100 ");
+    fs::write(root.path().join("proc/stat"), back).unwrap();
+    let now = read(&mut source, &host).unwrap().cpu_seconds;
+    assert_eq!((before["iowait"], now["iowait"]), (271.71, 271.71));
+    assert_eq!((before["idle"], now["idle"]), (24_462.77, 24_463.0));
+}
+
+#[test]
+fn a_container_that_bears_a_plugins_name_is_no_call() {
+    let (root, host, _) = made_up();
+    let make = |pid, name, parent, age, cgroup: &str| {
+        process(root.path(), &host, pid, (name, 'S'), parent, age, cgroup);
+    };
+    make(20, "containerd-shim", 1, 8000, SYSTEM);
+    // The daemon of the plugin dhcp as a DaemonSet runs it (`/opt/cni/bin/dhcp daemon`): it stays.
+    make(30, "dhcp", 20, 7000, &format!("{POD}/{SCOPE}"));
+    // What runc leaves behind in the container is in its cgroup already, and is a call until it starts the program.
+    make(40, "runc:[2:INIT]", 20, 70, &format!("{POD}/{SCOPE}"));
+    let mut source = open(&host).unwrap();
+    let reading = look(&mut source, &host);
+    assert_eq!(reading.calls.iter().map(|call| call.pid).collect::<Vec<_>>(), [40]);
+    assert_eq!(names(&reading), ["runtime_call_stuck"]);
+}
+
+#[test]
+fn a_step_of_a_docker_build_is_no_call_that_hangs() {
+    let (root, host, _) = made_up();
+    let make = |pid, name, parent, age, cgroup: &str| {
+        process(root.path(), &host, pid, (name, 'S'), parent, age, cgroup);
+    };
+    make(10, "dockerd", 1, 9000, "/system.slice/docker.service");
+    make(11, "runc", 10, 900, "/system.slice/docker.service");
+    make(20, "containerd-shim", 1, 8000, SYSTEM);
+    make(21, "runc", 20, 61, SYSTEM);
+    let reading = look(&mut open(&host).unwrap(), &host);
+    assert_eq!(reading.calls.iter().map(|call| call.pid).collect::<Vec<_>>(), [21]);
 }

@@ -38,9 +38,11 @@ pub static CONNTRACK_FULL: Fault = Fault {
         // The rule that kube-proxy begins KUBE-FORWARD with. It is what makes the kernel track connections.
         node.sh("iptables-legacy -A INPUT -m conntrack --ctstate INVALID -j DROP; \
              echo 400 > /proc/sys/net/netfilter/nf_conntrack_max")?;
+        // The table is full before the kernel says so: it does when the next packet comes.
+        let since = node.clocks()?;
         let (_, said) =
             harm(node, "flows", "-p LimitNOFILE=65536", "flows --to 10.99.1.1:7000 --count 1000")?;
-        let (since, line) = kernel_said(node, "nf_conntrack: table full")?;
+        let (_, line) = kernel_said(node, "nf_conntrack: table full")?;
         Ok(Injected::since(since)
             .proven("hurt flows", said)
             .proven("dmesg", line)
