@@ -96,7 +96,7 @@ pub(super) fn detect(pair: Pair<'_, Reading>, thresholds: &Thresholds, noticed: 
         ));
     }
     for (name, unit) in reading.known.iter().flat_map(|known| &known.of_note) {
-        if unit.active_state.as_deref() != Some("failed") {
+        if unit.active_state.as_deref() != Some("failed") || runs_elsewhere(reading, name) {
             continue;
         }
         let result = unit.result.as_deref().unwrap_or("unknown");
@@ -110,4 +110,13 @@ pub(super) fn detect(pair: Pair<'_, Reading>, thresholds: &Thresholds, noticed: 
     for evidence in noticed.states.iter_mut().flat_map(|state| &mut state.evidence) {
         evidence.at.get_or_insert(pair.at.wall);
     }
+}
+
+/// Whether the kubelet or the runtime that this unit would run does so in another one: then this one is a leftover, as of a
+/// containerd beside k3s' own.
+fn runs_elsewhere(reading: &Reading, unit: &str) -> bool {
+    const RUNTIMES: &[&str] =
+        &["containerd.service", "crio.service", "snap.microk8s.daemon-containerd.service"];
+    let role = if RUNTIMES.contains(&unit) { "runtime" } else { "kubelet" };
+    reading.unit_tasks.iter().any(|tasks| tasks.role == role && tasks.unit != unit)
 }
