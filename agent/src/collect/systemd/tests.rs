@@ -134,7 +134,7 @@ fn systemd_is_asked_over_its_own_socket() {
     assert_eq!((found[0].finding, found[0].subject.name.as_str()), ("unit_failed", "kubelet.service"));
     let mut sink = Sink::default();
     metrics(&reading, &mut sink);
-    assert!(sink.encode().unwrap().contains("nodewhy_systemd_failed_units 2\n"));
+    assert!(sink.encode().contains("nodewhy_systemd_failed_units 2\n"));
 }
 
 #[test]
