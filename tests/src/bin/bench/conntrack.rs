@@ -44,8 +44,8 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Row>> {
     Ok(vec![
         Row::new("conntrack owners of 250,000 entries, ms", kernel.ours).beside("the kernel alone", kernel.peer),
         Row::new("conntrack owners, ratio to the kernel alone", kernel.ratio).at_most(1.1),
-        Row::new("conntrack owners, ms", listed.ours).beside("conntrack -L | wc", listed.peer),
-        Row::new("conntrack owners, ratio to `conntrack -L | grep | sort | uniq`", typed.ratio)
+        Row::new("conntrack owners, ms", listed.ours).beside("conntrack -L and wc", listed.peer),
+        Row::new("conntrack owners, ratio to conntrack -L, grep, sort, uniq", typed.ratio)
             .beside("that, ms", typed.peer),
         Row::new("conntrack, filtered in the kernel, ms", filtered.ours).beside("unfiltered", filtered.peer),
     ])
