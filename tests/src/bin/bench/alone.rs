@@ -41,7 +41,11 @@ pub(crate) fn part(part: &str, table: &mut Table) -> anyhow::Result<()> {
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run unshare (Debian package util-linux)")?;
-    ensure!(output.status.success(), "{part}, in its own namespaces (root is needed), ended with {}", output.status);
+    ensure!(
+        output.status.success(),
+        "{part}, in its own namespaces (root is needed), ended with {}",
+        output.status
+    );
     let rows: Vec<Row> = serde_json::from_slice(&output.stdout).context("the part's rows are no JSON")?;
     rows.into_iter().for_each(|row| table.put(row));
     Ok(())

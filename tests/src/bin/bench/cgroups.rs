@@ -53,7 +53,8 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Row>> {
         )?;
         let cost = median(&mut costs);
         rows.push(
-            Row::new(format!("cgroups of {pods} pods, a tick, ms"), cost).beside("six files of each, read", files.peer),
+            Row::new(format!("cgroups of {pods} pods, a tick, ms"), cost)
+                .beside("six files of each, read", files.peer),
         );
         let share = cost / (every.as_secs_f64() * 1e3) * 100.0;
         rows.push(Row::new(self::share(pods), share));

@@ -42,7 +42,8 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Row>> {
     Ok(vec![
         Row::new("legacy, size of a table (GET_INFO), µs", median(&mut infos)),
         Row::new("netfilter, a tick while nothing changed, µs", median(&mut ticks)),
-        Row::new("legacy, exact per chain, 10,000 services, ms", walk.ours).beside("fetch and walk", walk.peer),
+        Row::new("legacy, exact per chain, 10,000 services, ms", walk.ours)
+            .beside("fetch and walk", walk.peer),
         Row::new("legacy, exact, ratio to fetch and walk", walk.ratio).at_most(1.2),
         Row::new("legacy, exact, ms", save.ours).beside("iptables-legacy-save and wc", save.peer),
         Row::new("legacy, exact, ratio to iptables-legacy-save", save.ratio).at_most(1.0),

@@ -26,7 +26,8 @@ pub(crate) fn shell(line: &str) -> anyhow::Result<f64> {
 
 /// What this line of the shell writes.
 pub(crate) fn sh(line: &str) -> anyhow::Result<String> {
-    let output = Command::new("sh").args(["-ec", line]).stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    let output =
+        Command::new("sh").args(["-ec", line]).stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "`{line}` ended with {}", output.status);
     Ok(String::from_utf8(output.stdout)?)
 }

@@ -30,7 +30,8 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Row>> {
     })?;
     drop(sleepers);
     Ok(vec![
-        Row::new("every thread of 1,000 processes, ms", ps.ours).beside("ps -eLo pid,tid,stat,wchan", ps.peer),
+        Row::new("every thread of 1,000 processes, ms", ps.ours)
+            .beside("ps -eLo pid,tid,stat,wchan", ps.peer),
         Row::new("every thread, ratio to ps", ps.ratio).at_most(1.0),
         Row::new("its gate (/proc/stat, /proc/loadavg), ms", gate.0 * 1e3),
     ])

@@ -23,7 +23,8 @@ pub(crate) fn size(agent: &Path, table: &mut Table) -> anyhow::Result<()> {
     let bytes = std::fs::read(agent).with_context(|| format!("cannot read {}", agent.display()))?;
     table.put(Row::new("size of the agent, MB", bytes.len() as f64 / 1e6).at_most(8.0));
     let dynamic = has_interpreter(&bytes).context("the agent is no 64-bit ELF file")?;
-    table.put(Row::new("the agent needs a dynamic loader (0: no)", f64::from(u8::from(dynamic))).at_most(0.0));
+    table
+        .put(Row::new("the agent needs a dynamic loader (0: no)", f64::from(u8::from(dynamic))).at_most(0.0));
     Ok(())
 }
 
@@ -108,11 +109,14 @@ pub(crate) fn scrapes(agent: &Path, table: &mut Table) -> anyhow::Result<()> {
         std::thread::sleep(Duration::from_secs(1));
     }
     let seconds = began.elapsed().as_secs_f64();
-    let a_second = |id, before: f64| -> anyhow::Result<f64> { Ok((cpu_seconds(id)? - before) * 1e3 / seconds) };
+    let a_second =
+        |id, before: f64| -> anyhow::Result<f64> { Ok((cpu_seconds(id)? - before) * 1e3 / seconds) };
     let (our, their) = (a_second(our_id, before.0)?, a_second(peer_id, before.1)?);
     table.put(Row::new("CPU a second, one scrape in it, ms", our).beside(PEER, their));
     let resident = |id| mebibytes(id, "VmRSS");
-    table.put(Row::new("resident memory, MiB", resident(our_id)?).beside(PEER, resident(peer_id)?).at_most(10.0));
+    table.put(
+        Row::new("resident memory, MiB", resident(our_id)?).beside(PEER, resident(peer_id)?).at_most(10.0),
+    );
     table.put(Row::new("of it the program's own pages, MiB", mebibytes(our_id, "RssFile")?));
     table.put(Row::new("threads", entries(format!("/proc/{our_id}/task"))?));
     table.put(Row::new("open descriptors", entries(format!("/proc/{our_id}/fd"))?));
@@ -143,4 +147,3 @@ pub(crate) fn first_line(cli: &Path, table: &mut Table) -> anyhow::Result<()> {
     table.put(Row::new("`nodewhy up`: what this machine is, s, median", median(&mut times)).at_most(1.0));
     Ok(())
 }
-
