@@ -16,6 +16,7 @@ pub mod ethtool;
 pub mod fetch;
 mod folder;
 pub mod get;
+pub mod heap;
 pub mod inotify;
 #[cfg(test)]
 pub(crate) mod inside;
@@ -54,6 +55,8 @@ use nodewhy_proto::Outcome;
 
 /// No file of the kernel that is read whole is larger; a larger one is an error, not a surprise in memory.
 const LARGEST_FILE_BYTES: u64 = 8 * 1024 * 1024;
+/// Most files of /proc and /sys are shorter.
+const FIRST_BUFFER_BYTES: usize = 2048;
 
 /// The node, as it can be read.
 #[derive(Clone, Debug)]
@@ -287,7 +290,8 @@ impl Host {
     pub fn read_bytes(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, ReadError> {
         let path = path.as_ref();
         let file = File::open(self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
-        let mut bytes = Vec::new();
+        // The kernel's files tell no size beforehand: from nothing, the buffer would grow by a read each time.
+        let mut bytes = Vec::with_capacity(FIRST_BUFFER_BYTES);
         file.take(LARGEST_FILE_BYTES + 1)
             .read_to_end(&mut bytes)
             .map_err(|error| ReadError::from_io("read", path, error))?;

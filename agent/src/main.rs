@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use nodewhy_agent::host::Host;
 use nodewhy_agent::settings::{Cli, Command, Output, Settings, Told};
-use nodewhy_agent::{Agent, distribution, doctor, log, memory_lock, once, thresholds};
+use nodewhy_agent::{Agent, distribution, doctor, host, log, memory_lock, once, thresholds};
 use nodewhy_clock::Clock;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -43,7 +43,8 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         print(&format!("{text}# understood; what is not named here has its default\n{found}"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    // Before the first thread, whose stack it would lock whole.
+    // Before the first thread, whose heap and stack they would come too late for.
+    host::heap::share();
     if cli.command.is_none() {
         memory_lock::lock(settings.lock_memory);
     }

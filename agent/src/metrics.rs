@@ -4,9 +4,7 @@ pub mod growing;
 pub mod page;
 
 use std::collections::BTreeMap;
-
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{Encoder, TextEncoder};
+use std::fmt::Write;
 
 /// A metric family. Each is a `static` beside the collector that writes it, and stands in its `families`:
 /// docs/metrics.md and the HELP lines come from there.
@@ -49,9 +47,11 @@ impl Family {
 }
 
 /// Gathers metric families. Names follow Prometheus' conventions: `nodewhy_<what>_<unit>[_total]`.
+///
+/// Each value is written as text at once: a scrape has hundreds, and no form between is needed for any.
 #[derive(Default)]
 pub struct Sink {
-    families: BTreeMap<&'static str, MetricFamily>,
+    families: BTreeMap<&'static str, (&'static Family, String)>,
     writer: Option<(&'static str, &'static [&'static Family])>,
 }
 
@@ -65,25 +65,24 @@ impl Sink {
     /// out: never write a zero for it.
     pub fn put(&mut self, family: &'static Family, labels: &[&str], value: f64) {
         debug_assert_eq!(family.labels.len(), labels.len(), "{}: a value for each label", family.name);
-        if let Some((writer, families)) = self.writer {
+        if cfg!(debug_assertions)
+            && let Some((writer, families)) = self.writer
+        {
             let is_listed = families.iter().any(|listed| listed.name == family.name);
             debug_assert!(is_listed, "{} is not in the `families` of {writer}", family.name);
         }
-        let mut metric = Metric::default();
-        metric.set_label(family.labels.iter().zip(labels).map(|(name, value)| pair(name, value)).collect());
-        match family.kind {
-            Kind::Gauge => {
-                let mut gauge = Gauge::default();
-                gauge.set_value(value);
-                metric.set_gauge(gauge);
-            }
-            Kind::Counter => {
-                let mut counter = Counter::default();
-                counter.set_value(value);
-                metric.set_counter(counter);
-            }
+        let (_, text) = self.families.entry(family.name).or_insert_with(|| (family, String::new()));
+        text.push_str(family.name);
+        for (index, (name, value)) in family.labels.iter().zip(labels).enumerate() {
+            text.push(if index == 0 { '{' } else { ',' });
+            text.push_str(name);
+            text.push_str("=\"");
+            escaped(text, value, true);
+            text.push('"');
         }
-        self.families.entry(family.name).or_insert_with(|| empty(family)).mut_metric().push(metric);
+        text.push_str(if family.labels.is_empty() { " " } else { "} " });
+        number(text, value);
+        text.push('\n');
     }
 
     /// As [`Sink::put`], where there is a value.
@@ -93,34 +92,60 @@ impl Sink {
         }
     }
 
-    /// The text exposition format, families by name.
-    ///
-    /// # Errors
-    /// A family without a metric or with a bad name.
-    pub fn encode(self) -> Result<String, prometheus::Error> {
-        let families: Vec<MetricFamily> = self.families.into_values().collect();
-        let mut text = Vec::with_capacity(16 * 1024);
-        TextEncoder::new().encode(&families, &mut text)?;
-        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    /// The text exposition format (0.0.4), families by name.
+    pub fn encode(self) -> String {
+        let length = self.families.values().map(|(family, text)| text.len() + family.help.len() + 160).sum();
+        let mut whole = String::with_capacity(length);
+        for (family, text) in self.families.into_values() {
+            for (word, about) in [("# HELP ", family.help), ("# TYPE ", family.kind.word())] {
+                whole.push_str(word);
+                whole.push_str(family.name);
+                whole.push(' ');
+                escaped(&mut whole, about, false);
+                whole.push('\n');
+            }
+            whole.push_str(&text);
+        }
+        whole
     }
 }
 
-fn empty(family: &Family) -> MetricFamily {
-    let mut empty = MetricFamily::default();
-    empty.set_name(family.name.to_owned());
-    empty.set_help(family.help.to_owned());
-    empty.set_field_type(match family.kind {
-        Kind::Gauge => MetricType::GAUGE,
-        Kind::Counter => MetricType::COUNTER,
-    });
-    empty
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Gauge => "gauge",
+            Kind::Counter => "counter",
+        }
+    }
 }
 
-fn pair(name: &str, value: &str) -> LabelPair {
-    let mut pair = LabelPair::default();
-    pair.set_name(name.to_owned());
-    pair.set_value(value.to_owned());
-    pair
+/// A quotation mark is escaped in a label's value, and not in a help text.
+fn escaped(text: &mut String, value: &str, is_quoted: bool) {
+    for part in value.split_inclusive(['\\', '\n', '"']) {
+        let special = part.chars().next_back().filter(|last| matches!(last, '\\' | '\n' | '"'));
+        let Some(special) = special.filter(|special| is_quoted || *special != '"') else {
+            text.push_str(part);
+            continue;
+        };
+        text.push_str(part.strip_suffix(special).unwrap_or(part));
+        text.push_str(match special {
+            '\n' => "\\n",
+            '"' => "\\\"",
+            _ => "\\\\",
+        });
+    }
+}
+
+/// As Go reads it: what is no number has names of its own.
+fn number(text: &mut String, value: f64) {
+    if value.is_finite() {
+        // Writing to a string cannot fail.
+        write!(text, "{value}").ok();
+    } else if value.is_nan() {
+        text.push_str("NaN");
+    } else {
+        text.push_str(if value > 0.0 { "+Inf" } else { "-Inf" });
+    }
 }
 
 #[cfg(test)]
@@ -137,9 +162,25 @@ mod tests {
         sink.put(&A, &[], 1.5);
         sink.put_some(&A, &[], None);
         assert_eq!(
-            sink.encode().unwrap(),
+            sink.encode(),
             "# HELP nodewhy_a_bytes A.\n# TYPE nodewhy_a_bytes gauge\nnodewhy_a_bytes 1.5\n\
              # HELP nodewhy_b_total B.\n# TYPE nodewhy_b_total counter\nnodewhy_b_total{why=\"a\\\"b\\n\"} 2\n"
+        );
+    }
+
+    #[test]
+    fn a_help_text_keeps_its_quotation_marks_and_what_is_no_number_is_named_as_go_reads_it() {
+        static C: Family = Family::gauge("nodewhy_c_ratio", "A \"C\"\\\nof two lines.").by(&["a", "b"]);
+        let mut sink = Sink::default();
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e21, 0.000_25] {
+            sink.put(&C, &["", "\\"], value);
+        }
+        assert_eq!(
+            sink.encode(),
+            "# HELP nodewhy_c_ratio A \"C\"\\\\\\nof two lines.\n# TYPE nodewhy_c_ratio gauge\n\
+             nodewhy_c_ratio{a=\"\",b=\"\\\\\"} NaN\nnodewhy_c_ratio{a=\"\",b=\"\\\\\"} +Inf\n\
+             nodewhy_c_ratio{a=\"\",b=\"\\\\\"} -Inf\nnodewhy_c_ratio{a=\"\",b=\"\\\\\"} 1000000000000000000000\n\
+             nodewhy_c_ratio{a=\"\",b=\"\\\\\"} 0.00025\n"
         );
     }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nodewhy_clock::Clock;
 use nodewhy_proto::Outcome;
 
 use crate::board::Board;
@@ -89,7 +90,7 @@ fn run(
         let now = board.finish(collector.name(), step);
         let next = next_due(due, now, every);
         board.plan(collector.name(), next, every);
-        if !wait(running.wake(), stop.as_fd(), next.saturating_sub(clock.since_boot())) {
+        if !wait(running.wake(), stop.as_fd(), next.saturating_sub(clock.since_boot()), &clock) {
             return;
         }
         // A read that was woken early leaves the cadence as it is.
@@ -133,19 +134,23 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
 }
 
-/// Waits for the next tick, or for the source to wake; false: stop.
-fn wait(wake: Option<BorrowedFd<'_>>, stop: BorrowedFd<'_>, pause: Duration) -> bool {
-    let stopped = |fds: &[PollFd<'_>]| fds.first().and_then(PollFd::any).unwrap_or(false);
-    // At first the stop alone, for the shortest pause: whatever wakes waits for so long.
-    let mut fds = [PollFd::new(stop, PollFlags::POLLIN)];
-    let shortest = pause.min(SHORTEST_PAUSE);
-    if poll(&mut fds, timeout(shortest)).is_err() || !stopped(&fds) {
-        let mut fds = vec![PollFd::new(stop, PollFlags::POLLIN)];
-        fds.extend(wake.map(|wake| PollFd::new(wake, PollFlags::POLLIN | PollFlags::POLLPRI)));
-        // EINTR only makes this tick early.
-        return poll(&mut fds, timeout(pause.saturating_sub(shortest))).is_err() || !stopped(&fds);
+/// Waits for the next tick, or for the source to wake; false: stop. A quiet second costs one wake-up of the thread.
+fn wait(wake: Option<BorrowedFd<'_>>, stop: BorrowedFd<'_>, pause: Duration, clock: &Clock) -> bool {
+    let began = clock.since_boot();
+    let mut fds = vec![PollFd::new(stop, PollFlags::POLLIN)];
+    fds.extend(wake.map(|wake| PollFd::new(wake, PollFlags::POLLIN | PollFlags::POLLPRI)));
+    // EINTR only makes this tick early.
+    if poll(&mut fds, timeout(pause)).is_ok() && is_ready(fds.first()) {
+        return false;
     }
-    false
+    // Whatever woke at once waits for the shortest pause.
+    let left = pause.min(SHORTEST_PAUSE).saturating_sub(clock.since_boot().saturating_sub(began));
+    let mut stopped = [PollFd::new(stop, PollFlags::POLLIN)];
+    left.is_zero() || poll(&mut stopped, timeout(left)).is_err() || !is_ready(stopped.first())
+}
+
+fn is_ready(fd: Option<&PollFd<'_>>) -> bool {
+    fd.and_then(PollFd::any).unwrap_or(false)
 }
 
 fn timeout(pause: Duration) -> PollTimeout {
@@ -184,13 +189,13 @@ mod tests {
         let (wake, stop) = (event(), event());
         let clock = nodewhy_clock::Clock::system();
         let before = clock.since_boot();
-        assert!(wait(Some(wake.as_fd()), stop.as_fd(), Duration::from_millis(30)));
+        assert!(wait(Some(wake.as_fd()), stop.as_fd(), Duration::from_millis(30), &clock));
         assert!(clock.since_boot() - before >= Duration::from_millis(30));
         wake.write(1).unwrap();
         let before = clock.since_boot();
-        assert!(wait(Some(wake.as_fd()), stop.as_fd(), Duration::from_secs(60)));
+        assert!(wait(Some(wake.as_fd()), stop.as_fd(), Duration::from_secs(60), &clock));
         assert!(clock.since_boot() - before < Duration::from_secs(30));
         stop.write(1).unwrap();
-        assert!(!wait(Some(wake.as_fd()), stop.as_fd(), Duration::from_secs(60)));
+        assert!(!wait(Some(wake.as_fd()), stop.as_fd(), Duration::from_secs(60), &clock));
     }
 }

@@ -105,7 +105,7 @@ impl Api {
         }
         let query = parameters(route, request.uri().query())?;
         match &route.source {
-            Source::Metrics => text("text/plain; version=0.0.4; charset=utf-8", scrape::text(&self.board)?),
+            Source::Metrics => text("text/plain; version=0.0.4; charset=utf-8", scrape::text(&self.board)),
             Source::Healthz => text("text/plain; charset=utf-8", "ok\n".to_owned()),
             Source::Readyz => self.ready(),
             Source::Node => json(&self.identity.info(&self.board)),

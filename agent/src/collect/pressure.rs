@@ -366,7 +366,7 @@ mod tests {
         let reading = read(&mut open(&host).unwrap(), &host).unwrap();
         let mut sink = Sink::default();
         metrics(&reading, &mut sink);
-        let text = sink.encode().unwrap();
+        let text = sink.encode();
         let total = "nodewhy_pressure_stalled_seconds_total{resource=\"memory\",kind=\"full\"} 1.001962";
         assert!(text.contains(total), "{text}");
         let ratio = "nodewhy_pressure_ratio{resource=\"memory\",kind=\"some\",window=\"60s\"} 0.0029";

@@ -35,9 +35,7 @@ pub fn usage() -> Usage {
             .zip(page)
             .and_then(|(statm, page)| resident_pages(&statm)?.checked_mul(page)),
         threads: text("/proc/self/stat").and_then(|stat| threads(&stat)),
-        open_descriptors: std::fs::read_dir("/proc/self/fd")
-            .ok()
-            .and_then(|entries| u64::try_from(entries.count()).ok()?.checked_sub(1)),
+        open_descriptors: open_descriptors(),
         most_descriptors: most.filter(|most| *most != nix::libc::RLIM_INFINITY),
     }
 }
@@ -83,6 +81,16 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 /// A file of the agent's own /proc, or of its own container.
 fn text(path: impl AsRef<Path>) -> Option<String> {
     std::fs::read_to_string(path).ok()
+}
+
+/// Linux 6.2 counts them for whoever asks for the folder's size; before, all had to be listed, and it still says 0.
+fn open_descriptors() -> Option<u64> {
+    let counted = std::fs::metadata("/proc/self/fd").ok()?.len();
+    if counted > 0 {
+        return Some(counted);
+    }
+    // The folder's own is one of them.
+    u64::try_from(std::fs::read_dir("/proc/self/fd").ok()?.count()).ok()?.checked_sub(1)
 }
 
 fn resident_pages(statm: &str) -> Option<u64> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nodewhy_proto::{Problem, Severity, Ticks};
+use nodewhy_proto::{Severity, Ticks};
 
 use crate::board::{AGENT, Board};
 use crate::host::own;
@@ -98,7 +98,7 @@ pub(crate) static FAMILIES: &[&Family] = &[
 ];
 
 /// The text that Prometheus reads.
-pub(super) fn text(board: &Board) -> Result<String, Problem> {
+pub(super) fn text(board: &Board) -> String {
     let mut sink = Sink::default();
     sink.written_by(AGENT, FAMILIES);
     sink.put(&INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
@@ -106,9 +106,7 @@ pub(super) fn text(board: &Board) -> Result<String, Problem> {
     process(&mut sink);
     findings(board, &mut sink);
     collectors(board, &mut sink);
-    sink.encode().map_err(|error| {
-        Problem::new(500, "Internal Server Error", format!("the metrics cannot be written: {error}"))
-    })
+    sink.encode()
 }
 
 fn process(sink: &mut Sink) {

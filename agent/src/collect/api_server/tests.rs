@@ -59,7 +59,7 @@ fn unreachable_for_the_shortest_grace_period_is_critical() {
 fn what_is_not_known_is_in_no_metric() {
     let mut sink = Sink::default();
     families::metrics(&reading(2, 19.0), &mut sink);
-    let text = sink.encode().unwrap();
+    let text = sink.encode();
     assert!(text.contains("nodewhy_api_server_answers 0\n"), "{text}");
     assert!(text.contains("nodewhy_api_server_dial_failed{why=\"timed_out\"} 1\n"), "{text}");
     for unknown in ["step_seconds", "clock_offset", "certificate", "kubelet_api", "livez_status"] {

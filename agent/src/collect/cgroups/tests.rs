@@ -549,7 +549,7 @@ fn a_node_without_kubepods_or_without_cgroups() {
     assert_eq!(names(&reading), [] as [&str; 0]);
     let mut sink = Sink::default();
     metrics::metrics(&reading, &mut sink);
-    assert!(!sink.encode().unwrap().contains("nodewhy_pods"), "no zero pods");
+    assert!(!sink.encode().contains("nodewhy_pods"), "no zero pods");
     node.write("proc/1/mountinfo", "22 21 0:20 / /proc rw - proc proc rw\n");
     assert!(matches!(source::open(&node.host), Err(ReadError::Absent { .. })));
 }
@@ -568,7 +568,7 @@ fn series_are_as_many_with_one_pod_as_with_fifty() {
         assert_eq!(reading.pods.len(), pods);
         let mut sink = Sink::default();
         metrics::metrics(&reading, &mut sink);
-        let text = sink.encode().unwrap();
+        let text = sink.encode();
         assert!(!text.contains(UID));
         let size = serde_json::to_string(&reading).unwrap().len();
         assert!(size < 20_000, "{size} bytes");
@@ -585,7 +585,7 @@ fn pods_are_in_the_metrics_only_behind_the_switch() {
         let host = Host::new(node.root.path(), node.host.clock().clone(), places);
         let mut sink = Sink::default();
         metrics::metrics(&source::read(&mut node.source(), &host).unwrap(), &mut sink);
-        let text = sink.encode().unwrap();
+        let text = sink.encode();
         let series = format!("nodewhy_pod_memory_bytes{{namespace=\"\",pod=\"\",uid=\"{UID}\"}} 52428800");
         assert_eq!(text.contains(&series), wanted, "{text}");
     }

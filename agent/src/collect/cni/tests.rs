@@ -352,7 +352,7 @@ fn addresses_are_held_against_the_range_and_the_sandboxes() {
     assert_eq!(page["leaks"]["ground"].as_array().unwrap().len(), 11);
     let mut sink = crate::metrics::Sink::default();
     super::metrics::metrics(&reading, &mut sink);
-    let text = sink.encode().unwrap();
+    let text = sink.encode();
     assert!(text.contains("nodewhy_cni_addresses_leaked{network=\"ground\"} 11"), "{text}");
 
     // Eleven more interfaces live: somebody has them, whom the runtime does not know.

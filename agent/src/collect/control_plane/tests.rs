@@ -300,7 +300,7 @@ fn a_worker_is_absent_and_an_etcd_that_ends_is_gone() {
     assert_eq!(etcd.said.unwrap().has_leader, Some(true));
     let mut sink = Sink::default();
     metrics(&reading, &mut sink);
-    let text = sink.encode().unwrap();
+    let text = sink.encode();
     assert!(
         text.contains("nodewhy_etcd_has_leader 1") && !text.contains("nodewhy_etcd_p99_seconds{"),
         "{text}"

@@ -158,7 +158,7 @@ fn a_healthy_node_has_both_file_systems_and_no_finding() {
     assert!(summary(&reading).starts_with("nodefs 84 % free, imagefs 84 % free"), "{}", summary(&reading));
     let mut sink = Sink::default();
     metrics(&reading, &mut sink);
-    let text = sink.encode().unwrap();
+    let text = sink.encode();
     let distance = "nodewhy_filesystem_eviction_distance_bytes{role=\"nodefs\"} 6145107149\n";
     assert!(text.contains(distance), "{text}");
     assert!(text.contains("nodewhy_disk_reads_total 5405162\n"), "{text}");
@@ -208,7 +208,7 @@ fn what_is_not_there_or_tells_no_size_is_not_full() {
         let reading = node.tick();
         let mut sink = Sink::default();
         metrics(&reading, &mut sink);
-        let text = sink.encode().unwrap();
+        let text = sink.encode();
         assert!(!text.contains("nodewhy_filesystem_size_bytes"), "{text}");
         assert!(text.contains("nodewhy_filesystems{state=\"failed\"} "), "{text}");
     }

@@ -264,7 +264,7 @@ fn traces_without_a_process_are_a_kubelet_that_is_missing() {
     assert_eq!((states.len(), states[0].finding, states[0].since), (1, "kubelet_absent", None));
     let mut sink = Sink::default();
     detect::metrics(&reading, &mut sink);
-    assert!(sink.encode().unwrap().contains("\nnodewhy_kubelet_up 0\n"));
+    assert!(sink.encode().contains("\nnodewhy_kubelet_up 0\n"));
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn a_ping_that_answers_belies_no_process() {
     assert!(states(&reading).is_empty());
     let mut sink = Sink::default();
     detect::metrics(&reading, &mut sink);
-    let text = sink.encode().unwrap();
+    let text = sink.encode();
     assert!(
         !text.contains("nodewhy_kubelet_up") && text.contains("\nnodewhy_kubelet_healthz_ok 1\n"),
         "{text}"
@@ -357,7 +357,7 @@ fn what_the_kubelets_own_metrics_show() {
     assert_eq!(names(&reading), ["kubelet_syncloop_stuck"]);
     let mut sink = Sink::default();
     detect::metrics(&reading, &mut sink);
-    let text = sink.encode().unwrap();
+    let text = sink.encode();
     assert!(
         text.contains("\nnodewhy_kubelet_api_up 1\n")
             && text.contains("nodewhy_kubelet_pleg_age_seconds 1\n"),
@@ -427,7 +427,7 @@ fn what_was_not_learned_is_in_no_metric() {
     let metrics = |reading: &Reading| {
         let mut sink = Sink::default();
         detect::metrics(reading, &mut sink);
-        sink.encode().unwrap()
+        sink.encode()
     };
     let text = metrics(&well());
     assert!(text.contains("\nnodewhy_kubelet_up 1\n") && text.contains("\nnodewhy_kubelet_starts_total 2\n"));

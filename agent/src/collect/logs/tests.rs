@@ -294,7 +294,7 @@ fn metrics_name_only_what_was_seen() {
     let reading = read(&mut source, &host).unwrap();
     let mut sink = Sink::default();
     metrics(&reading, &mut sink);
-    let text = sink.encode().unwrap();
+    let text = sink.encode();
     assert!(text.contains("nodewhy_log_lines_total{from=\"files\"} 0"), "{text}");
     for absent in
         ["nodewhy_log_events_total{", "journal_waiting_entries ", "journal_late_seconds ", "from=\"journal\""]

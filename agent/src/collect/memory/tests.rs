@@ -123,7 +123,7 @@ fn where_it_cannot_be_reckoned_it_is_none_with_the_reason_and_no_finding() {
         assert!(found(&reading, &strict).is_empty());
         let mut sink = Sink::default();
         metrics(&reading, &mut sink);
-        assert!(!sink.encode().unwrap().contains("kubelet_available"));
+        assert!(!sink.encode().contains("kubelet_available"));
         reading.kubelet_available_missing.unwrap()
     };
     assert!(missing(&[]).contains("no memory controller"));
@@ -163,7 +163,7 @@ fn a_counter_that_the_kernel_lacks_is_in_no_metric() {
     write(root.path(), "proc/vmstat", &old);
     let mut sink = Sink::default();
     metrics(&once(&host), &mut sink);
-    let text = sink.encode().unwrap();
+    let text = sink.encode();
     assert!(!text.contains("oom_kill"), "{text}");
     assert!(text.contains("\nnodewhy_vmstat_pgmajfault_total "), "{text}");
     assert!(text.contains("\nnodewhy_memory_total_bytes 25276510208\n"), "{text}");
@@ -175,7 +175,7 @@ fn the_distance_to_the_kubelets_threshold_is_a_metric_where_both_are_known() {
     let text = |reading: &Reading| {
         let mut sink = Sink::default();
         metrics(reading, &mut sink);
-        sink.encode().unwrap()
+        sink.encode()
     };
     let mut reading = once(&host);
     assert_eq!(reading.eviction_bytes, None);

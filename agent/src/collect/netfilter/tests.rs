@@ -201,7 +201,7 @@ fn kubernetes_chains_in_both_backends_are_a_finding() {
     assert_eq!(findings(&reading), ["iptables_backend_mismatch"]);
     let mut sink = Sink::default();
     show::metrics(&reading, &mut sink);
-    let text = sink.encode().unwrap();
+    let text = sink.encode();
     assert!(text.contains("nodewhy_nftables_rules{family=\"inet\"} 4"), "{text}");
     assert!(text.contains("nodewhy_kube_services_rules 300"), "{text}");
     let page = show::page(&reading).unwrap();

@@ -89,7 +89,7 @@ fn the_recorded_node_is_read_and_is_well() {
     assert_eq!(names(&noticed(&reading, Some(&first))), Vec::<&str>::new());
     let mut sink = Sink::default();
     families::metrics(&reading, &mut sink);
-    let text = sink.encode().unwrap();
+    let text = sink.encode();
     assert!(text.contains("nodewhy_default_routes{family=\"ipv4\"} 1"), "{text}");
     assert!(!text.contains("nodewhy_ip_rules"), "{text}");
     assert!(!text.contains("nodewhy_neighbour_entries_limit"), "a limit that was not read");

@@ -693,7 +693,7 @@ fn metrics_name_only_what_was_seen() {
     let mut log = read_whole(fixture!("linux-6.1.192/episode-pod-oom.txt"));
     let mut sink = Sink::default();
     metrics(&reading(&mut log), &mut sink);
-    let text = sink.encode().unwrap();
+    let text = sink.encode();
     assert!(text.contains("\nnodewhy_oom_kills_total{scope=\"memcg\",role=\"pod\"} 4\n"), "{text}");
     assert!(text.contains("\nnodewhy_kernel_messages_total{pattern=\"memory_oom_group\"} 4\n"), "{text}");
     assert!(text.contains("\nnodewhy_kmsg_lost_total 0\n") && !text.contains("global"), "{text}");

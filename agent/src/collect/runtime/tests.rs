@@ -257,7 +257,7 @@ fn a_well_runtime_is_told_in_the_first_reading_and_has_no_findings() {
     assert_eq!(reading.relist.containers.clone().unwrap(), containers.into());
     let mut sink = Sink::default();
     metrics(&reading, &mut sink);
-    let text = sink.encode().unwrap();
+    let text = sink.encode();
     for line in [
         "nodewhy_runtime_up 1",
         "nodewhy_runtime_condition{type=\"NetworkReady\"} 1",

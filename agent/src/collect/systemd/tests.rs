@@ -138,7 +138,7 @@ fn systemd_is_asked_over_its_own_socket() {
     assert_eq!(states(&Reading { unit_tasks: vec![other], ..reading.clone() }).len(), 0);
     let mut sink = Sink::default();
     metrics(&reading, &mut sink);
-    assert!(sink.encode().unwrap().contains("nodewhy_systemd_failed_units 2\n"));
+    assert!(sink.encode().contains("nodewhy_systemd_failed_units 2\n"));
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Row>> {
         Row::new("legacy, exact per chain, 10,000 services, ms", walk.ours)
             .beside("fetch and walk", walk.peer),
         Row::new("legacy, exact, ratio to fetch and walk", walk.ratio).at_most(1.2),
-        Row::new("legacy, exact, ms", save.ours).beside("iptables-legacy-save | wc", save.peer),
+        Row::new("legacy, exact, ms", save.ours).beside("iptables-legacy-save and wc", save.peer),
         Row::new("legacy, exact, ratio to iptables-legacy-save", save.ratio).at_most(1.0),
     ])
 }

@@ -38,6 +38,11 @@ impl Table {
         self.rows.push(row);
     }
 
+    /// This row's figure of ours.
+    pub(crate) fn figure(&self, what: &str) -> Option<f64> {
+        self.rows.iter().find(|row| row.what == what).map(|row| row.ours)
+    }
+
     /// Prints the table; whether every limit was kept.
     pub(crate) fn print(&self) -> bool {
         println!("| figure | nodewhy | peer | | limit | |");

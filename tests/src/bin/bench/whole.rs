@@ -11,6 +11,7 @@ use crate::measure::{Ended, cpu_of, cpu_seconds, entries, in_turn, mebibytes, me
 use crate::programs::{Agent, Peer};
 use crate::table::{Row, Table};
 
+pub(crate) const IDLE_CPU: &str = "CPU while nobody asks, % of a core";
 const STARTS: usize = 40;
 const SCRAPES: u32 = 300;
 const IDLE: Duration = Duration::from_secs(60);
@@ -75,7 +76,7 @@ pub(crate) fn scrapes(agent: &Path, table: &mut Table) -> anyhow::Result<()> {
     let before = cpu_seconds(our_id)?;
     std::thread::sleep(IDLE);
     let idle = (cpu_seconds(our_id)? - before) / IDLE.as_secs_f64();
-    table.put(Row::new("CPU while nobody asks, % of a core", idle * 100.0).at_most(0.4));
+    table.put(Row::new(IDLE_CPU, idle * 100.0).at_most(0.4));
     let (mut kept, mut peers) = (ours.connect()?, peer.connect()?);
     // In batches; what the agent reads on its own meanwhile is taken off.
     let batch = SCRAPES / 10;
