@@ -283,7 +283,8 @@ fn memory_bytes(eviction: Eviction, host: &Host) -> Result<Limit, String> {
 pub fn fuzz(bytes: &[u8]) {
     quantity::fuzz(bytes);
     config::fuzz(bytes);
-    crate::fuzz::done(EvictionHard::Flag(crate::fuzz::text(bytes).into_owned()).of(Signal::MemoryAvailable));
+    let signals = eviction::EvictionHard::Flag(crate::fuzz::text(bytes).into_owned());
+    crate::fuzz::done(signals.of(Signal::MemoryAvailable));
 }
 
 #[cfg(test)]

@@ -207,7 +207,7 @@ fn ends_in_a_name(line: &[u8]) -> bool {
 /// Every parser of this file, for the fuzz targets.
 #[cfg(fuzzing)]
 pub(super) fn fuzz(bytes: &[u8]) {
-    use crate::fuzz::{done, text};
+    use crate::fuzz::done;
     lines(bytes).for_each(done);
     done((tail_start(bytes), has_two_stamps(bytes)));
     let (tail, snapshot) = bytes.split_at(bytes.len() / 3);
