@@ -294,8 +294,7 @@ impl Host {
         if !matches!(self.exists(&top), Ok(false)) {
             return error;
         }
-        let (top, root) = (top.display(), self.root().display());
-        ReadError::Other(format!("{error}: mount the host's {top}, so that it is below {root} (--host-root)"))
+        ReadError::Other(format!("{error}: mount the host's {} in the folder of --host-root", top.display()))
     }
 
     /// Where this path of the host is found.

@@ -70,6 +70,9 @@ fn paths() -> BTreeSet<String> {
     fn gather(folder: &Path, found: &mut BTreeSet<String>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
+            if path.file_stem().is_some_and(|name| name == "tests") {
+                continue;
+            }
             if path.is_dir() {
                 gather(&path, found);
                 continue;
@@ -224,8 +227,10 @@ fn every_kind(with_node: bool) {
             found.iter().map(|finding| (&finding.finding, &finding.summary)).collect::<Vec<_>>()
         );
         for finding in found {
-            // The fixture's node has lost its runtime, whatever is beside it.
-            let known = with_node && finding.finding == "runtime_socket_missing";
+            let name = finding.finding.as_str();
+            // The fixture's node has lost its runtime; and a folder of CNI's that is empty holds no configuration.
+            let known = with_node && name == "runtime_socket_missing"
+                || matches!(instead, Instead::Folder) && name == "cni_config_missing";
             assert!(known || finding.severity != Severity::Critical, "{what}: {finding:#?}");
         }
     }
