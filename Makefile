@@ -9,6 +9,7 @@
 #   make bench  the figures of docs/PERFORMANCE.md, each asserted
 #   make agent  the agent as it is shipped: one static file
 #   make api-check   a public tester (schemathesis) against the agent's own description of its API: half a minute
+#   make fuzz   every parser of the agent, FUZZ_SECONDS (60) a target; needs the nightly toolchain
 #   make lint   format, clippy, dependencies: all blocking
 #   make docs   writes the generated pages of docs/
 
@@ -111,6 +112,29 @@ api-check: $(TOOLS)/schemathesis
 	  http://127.0.0.1:$$port/api/v1/openapi.json --wait-for-schema 10 --url http://127.0.0.1:$$port \
 	  --header "Authorization: Bearer $$token" --checks all --request-timeout 3 --max-time 30 --no-color
 
+# Inputs that were found go to fuzz/corpus (kept out of the repository); one that breaks a parser to fuzz/artifacts.
+FUZZ_SECONDS ?= 60
+FUZZ := RUSTFLAGS="-C codegen-units=4" cargo +nightly fuzz
+
+.PHONY: fuzz
+fuzz:
+	@if cargo +nightly --version >/dev/null 2>&1; then \
+	  $(MAKE) --no-print-directory fuzz-run; \
+	else \
+	  echo "fuzz: not run, for the nightly toolchain is not installed (rustup toolchain install nightly)"; \
+	fi
+
+# Without a sanitizer: what is looked for are panics, endless loops and too much memory.
+.PHONY: fuzz-run
+fuzz-run: $(TOOLS)/bin/cargo-fuzz
+	@$(call install,g++)
+	$(FUZZ) build -s none
+	@for target in $$($(FUZZ) list); do \
+	  echo "fuzz: $$target"; mkdir -p fuzz/corpus/$$target; \
+	  $(FUZZ) run -s none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) \
+	    -rss_limit_mb=512 -timeout=5 -max_len=16384 -verbosity=0 -print_final_stats=1 || exit 1; \
+	done
+
 .PHONY: lint
 lint: $(TOOLS)/deny
 	cargo fmt --all --check
@@ -131,6 +155,9 @@ $(TOOLS)/nextest:
 $(TOOLS)/deny:
 	@command -v cargo-deny >/dev/null || cargo install --locked --root $(TOOLS) cargo-deny@0.20.2
 	@mkdir -p $(TOOLS) && touch $@
+
+$(TOOLS)/bin/cargo-fuzz:
+	cargo install --locked --root $(TOOLS) cargo-fuzz@0.13.2
 
 # From the Python registry, in a folder of its own.
 $(TOOLS)/schemathesis:

@@ -289,7 +289,7 @@ where
                 } else {
                     self.close();
                 }
-                Step { outcome: error.outcome(), reading: None, noticed: None }
+                Step { outcome: host.unless_unmounted(error).outcome(), reading: None, noticed: None }
             }
         }
     }

@@ -212,5 +212,11 @@ fn is_there(host: &Host, path: impl AsRef<Path>) -> bool {
     host.exists(path).is_ok_and(|is| is)
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(os_id(&crate::fuzz::text(bytes)));
+}
+
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,7 @@ pub mod known;
 pub mod module;
 pub mod mounts;
 pub mod netlink;
+mod open;
 pub mod own;
 pub mod process;
 pub mod rtnetlink;
@@ -219,13 +220,25 @@ impl ReadError {
         }
         match error.kind() {
             ErrorKind::NotFound => ReadError::NotFound { path },
-            ErrorKind::PermissionDenied => ReadError::Denied {
-                path,
-                error,
-                needs: "run as root, or give the agent that right".to_owned(),
-            },
+            ErrorKind::PermissionDenied => {
+                let needs = needs(&path, &error).to_owned();
+                ReadError::Denied { path, error, needs }
+            }
             _ => ReadError::Io { what, path, error },
         }
+    }
+}
+
+/// Which right a refusal asks for. Of other users' processes the kernel lets see what a tracer may (ptrace(2)); of all
+/// else it looks at owner and mode.
+fn needs(path: &Path, error: &std::io::Error) -> &'static str {
+    let mut parts = path.iter().skip(1).filter_map(std::ffi::OsStr::to_str);
+    let is_of_a_process =
+        parts.next() == Some("proc") && parts.next().is_some_and(|pid| pid.parse::<u32>().is_ok());
+    match (is_of_a_process, error.raw_os_error()) {
+        (true, _) => "run as root, or give the agent CAP_SYS_PTRACE",
+        (false, Some(nix::libc::EPERM)) => "run as root; in a container, as a privileged one",
+        (false, _) => "run as root, or give the agent CAP_DAC_READ_SEARCH",
     }
 }
 
@@ -277,6 +290,16 @@ impl Host {
         &self.root
     }
 
+    /// As it is; of what is not there because nothing of the host's is mounted there, says so.
+    pub(crate) fn unless_unmounted(&self, error: ReadError) -> ReadError {
+        let ReadError::NotFound { path } = &error else { return error };
+        let Some(top) = path.iter().nth(1).map(|top| Path::new("/").join(top)) else { return error };
+        if !matches!(self.exists(&top), Ok(false)) {
+            return error;
+        }
+        ReadError::Other(format!("{error}: mount the host's {} in the folder of --host-root", top.display()))
+    }
+
     /// Where this path of the host is found.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
@@ -289,7 +312,7 @@ impl Host {
     /// It is not there, may not be read, or is larger than any file of the kernel.
     pub fn read_bytes(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, ReadError> {
         let path = path.as_ref();
-        let file = File::open(self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
+        let file = open::open(&self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
         // The kernel's files tell no size beforehand: from nothing, the buffer would grow by a read each time.
         let mut bytes = Vec::with_capacity(FIRST_BUFFER_BYTES);
         file.take(LARGEST_FILE_BYTES + 1)
@@ -308,7 +331,7 @@ impl Host {
     /// It is not there, may not be read, or is no text of lines.
     pub fn each_line(&self, path: impl AsRef<Path>, mut each: impl FnMut(&str)) -> Result<(), ReadError> {
         let path = path.as_ref();
-        let file = File::open(self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
+        let file = open::open(&self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
         // What /proc gives in one read is bounded by the reader's buffer: a larger one needs fewer walks.
         let mut reader = BufReader::with_capacity(64 * 1024, file);
         let mut line = Vec::new();
@@ -370,7 +393,7 @@ impl Host {
     /// It is not there or may not be opened.
     pub fn keep(&self, path: impl AsRef<Path>) -> Result<Kept, ReadError> {
         let path = path.as_ref();
-        let file = File::open(self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
+        let file = open::open(&self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
         Ok(Kept { path: path.to_owned(), file, buffer: vec![0; 4096] })
     }
 }
@@ -416,6 +439,40 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_names_the_right() {
+        let refused = |path: &str, errno| {
+            ReadError::from_io("open", Path::new(path), std::io::Error::from_raw_os_error(errno)).to_string()
+        };
+        assert!(refused("/proc/1/ns/net", nix::libc::EACCES).contains("CAP_SYS_PTRACE"));
+        assert!(refused("/proc/slabinfo", nix::libc::EACCES).contains("CAP_DAC_READ_SEARCH"));
+        assert!(refused("/sys/fs/pstore", nix::libc::EPERM).contains("privileged"));
+    }
+
+    #[test]
+    fn what_is_not_mounted_is_told_from_what_is_not_there() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path(), Clock::system(), Places::default());
+        let said = || host.unless_unmounted(host.read("/proc/meminfo").unwrap_err()).to_string();
+        assert!(said().contains("mount the host's /proc"), "{}", said());
+        std::fs::create_dir(root.path().join("proc")).unwrap();
+        assert_eq!(said(), "/proc/meminfo does not exist");
+    }
+
+    #[test]
+    fn what_is_no_file_is_an_error_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path(), Clock::system(), Places::default());
+        // A pipe that nobody writes to: opened as a file, it would hold its reader for ever, or read as an empty one.
+        nix::unistd::mkfifo(&root.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::fs::create_dir(root.path().join("folder")).unwrap();
+        for (path, what) in [("/pipe", "it is a pipe"), ("/folder", "it is a folder")] {
+            assert!(host.read(path).unwrap_err().to_string().contains(what), "{path}");
+            assert!(host.keep(path).unwrap_err().to_string().contains(what), "{path}");
+            assert!(host.each_line(path, |_| ()).unwrap_err().to_string().contains(what), "{path}");
+        }
+    }
 
     #[test]
     fn descriptors_that_are_used_up_are_a_failure_in_clear_words_and_no_absence() {

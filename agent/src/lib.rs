@@ -12,6 +12,8 @@ pub mod distribution;
 pub mod doctor;
 pub mod events;
 pub mod findings;
+#[cfg(fuzzing)]
+mod fuzz;
 pub mod host;
 pub mod log;
 pub mod memory_lock;

@@ -48,7 +48,12 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     if cli.command.is_none() {
         memory_lock::lock(settings.lock_memory);
     }
-    log::begin(cli.log, std::io::stderr().is_terminal()).context("cannot begin the log")?;
+    // What a command prints is what was asked for.
+    let usual = match cli.command {
+        None | Some(Command::KmsgHelper { .. }) => tracing::Level::INFO,
+        Some(Command::Once { .. } | Command::Doctor { .. }) => tracing::Level::WARN,
+    };
+    log::begin(cli.log.unwrap_or(usual), std::io::stderr().is_terminal()).context("cannot begin the log")?;
     if let Some(Command::KmsgHelper { socket }) = &cli.command {
         return nodewhy_agent::host::kmsg_helper::serve(socket)
             .map(|()| ExitCode::SUCCESS)

@@ -121,6 +121,14 @@ fn mem_total(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done((pretty_name(&text), cgroup_mode(&text), count_cpus(&text), mem_total(&text)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

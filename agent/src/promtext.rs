@@ -323,5 +323,19 @@ impl Histogram {
     }
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    static WANTED: &[&str] = &["a", "etcd_disk_wal_fsync_duration_seconds", "kubelet_evictions"];
+    let mut reader = Reader::new(WANTED);
+    let (head, tail) = bytes.split_at(bytes.len() / 2);
+    let mut histogram = Histogram::default();
+    for piece in [head, tail] {
+        reader.feed(piece, &mut |sample| histogram.add(sample.part, sample.value));
+    }
+    crate::fuzz::done(reader.finish());
+    crate::fuzz::done((histogram.quantile(0.5), histogram.quantile(0.99), histogram.mean()));
+}
+
 #[cfg(test)]
 mod tests;

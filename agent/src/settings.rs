@@ -71,9 +71,9 @@ pub struct Cli {
     /// Say whether flags, environment and file can be understood, print what they come to, and end.
     #[arg(long)]
     pub check_config: bool,
-    /// How much is logged: error, warn, info, debug, trace.
-    #[arg(long, env = "NODEWHY_LOG", default_value = "info", global = true)]
-    pub log: tracing::Level,
+    /// How much is logged: error, warn, info, debug, trace; by default info, for once and doctor warn.
+    #[arg(long, env = "NODEWHY_LOG", global = true)]
+    pub log: Option<tracing::Level>,
     /// The rest.
     #[command(flatten)]
     pub told: Told,
@@ -481,6 +481,12 @@ fn check_known<'a>(
         _ => format!("known are {}", known.join(", ")),
     };
     Err(SettingsError::Unknown { place, what, name: name.to_owned(), nearest })
+}
+
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(Told::from_toml(&crate::fuzz::text(bytes), Path::new("/agent.toml")));
 }
 
 #[cfg(test)]

@@ -278,5 +278,14 @@ fn memory_bytes(eviction: Eviction, host: &Host) -> Result<Limit, String> {
     Ok(eviction.of(total as f64))
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    quantity::fuzz(bytes);
+    config::fuzz(bytes);
+    let signals = eviction::EvictionHard::Flag(crate::fuzz::text(bytes).into_owned());
+    crate::fuzz::done(signals.of(Signal::MemoryAvailable));
+}
+
 #[cfg(test)]
 mod tests;

@@ -275,5 +275,12 @@ fn page(reading: &Reading) -> Result<serde_json::Value, serde_json::Error> {
     serde_json::to_value(Whole { reading, connections_listed: listed })
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    address::fuzz(bytes);
+    connections::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests;

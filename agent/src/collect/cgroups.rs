@@ -53,5 +53,28 @@ pub static COLLECTOR: Collector<Source, Reading> = Collector {
     asks: &[],
 };
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done(parse::number(&text));
+    done(parse::max(&text));
+    done(parse::limit_v1(&text));
+    done(parse::memory_events(&text));
+    done((parse::memory_stat(&text, false), parse::memory_stat(&text, true)));
+    done(parse::cpu_stat(&text));
+    done(parse::cpu_max(&text));
+    done(parse::cfs(&text, &text));
+    done(parse::pids_events(&text));
+    done(parse::cgroup_events(&text));
+    done(parse::freezer_state(&text));
+    done(parse::cgroup_stat(&text));
+    done(parse::io_stat(&text));
+    done(parse::blkio(&text));
+    done(parse::controllers(&text));
+    done(crate::whose::place(&text));
+}
+
 #[cfg(test)]
 mod tests;

@@ -462,5 +462,16 @@ fn page(reading: &Reading) -> Result<serde_json::Value, serde_json::Error> {
     })
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done(parse::dpkg(&text, &jiff::tz::TimeZone::UTC));
+    done(parse::dnf(&text));
+    done(parse::wtmp(bytes));
+    done(certificate::not_after(std::path::Path::new("/ca.crt"), bytes));
+}
+
 #[cfg(test)]
 mod tests;

@@ -415,5 +415,16 @@ fn page(reading: &Reading) -> Result<serde_json::Value, serde_json::Error> {
     }))
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    for name in ["10-net.conflist", "10-net.conf"] {
+        crate::fuzz::done(conf::load(name, bytes));
+    }
+    ipam::fuzz(bytes);
+    places::fuzz(bytes);
+    sandboxes::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests;

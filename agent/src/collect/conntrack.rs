@@ -321,5 +321,13 @@ fn metrics(reading: &Reading, sink: &mut Sink) {
     }
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    owners::fuzz(bytes);
+    statistics::fuzz(bytes);
+    pods::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests;

@@ -538,5 +538,14 @@ fn detect_apiserver(apiserver: &ApiServer, noticed: &mut Noticed) {
     });
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    let mut gathering = etcd::Gathering::new();
+    bytes.chunks(97).for_each(|piece| gathering.feed(piece));
+    crate::fuzz::done(gathering.finish());
+    apiserver::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests;

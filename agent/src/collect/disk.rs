@@ -451,5 +451,17 @@ fn other_worst(filesystems: &[Filesystem]) -> Option<RoleReading> {
     })
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done(diskstats::parse(&text));
+    done(mountinfo::file_systems(&text, "/var/lib/kubelet"));
+    done(mountinfo::volume(&text));
+    filesystems::fuzz(bytes);
+    device::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests;

@@ -321,5 +321,12 @@ fn describe(known: &Known, now: Stamp) -> KubeletProcess {
     }
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    api::fuzz(bytes);
+    find::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests;

@@ -405,5 +405,22 @@ fn detect(pair: Pair<'_, Reading>, _: &Thresholds, noticed: &mut Noticed) {
     noticed.happenings.extend(pair.now.happened.iter().cloned());
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done(places::pod_of_folder(&text));
+    for line in text.lines() {
+        let (_, inner) = format::container_line(line);
+        done(format::parse(line));
+        for programs in
+            [Programs::KUBELET, Programs::RUNTIME, Programs::ONE_PROCESS, Programs::ETCD, Programs::CNI]
+        {
+            done(pattern::find(&inner, programs));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -396,5 +396,16 @@ fn detect(pair: Pair<'_, Reading>, thresholds: &Thresholds, noticed: &mut Notice
     });
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done(parse::meminfo(&text));
+    done(parse::total_bytes(&text));
+    done(parse::vmstat(&text));
+    available::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests;

@@ -332,5 +332,15 @@ impl Source {
     }
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    legacy::fuzz(bytes);
+    nft::fuzz(bytes);
+    lock::fuzz(bytes);
+    ipvs::fuzz(bytes);
+    proxy::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ mod reading;
 mod resolver;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ const SLOWLY: Duration = Duration::from_secs(30);
 /// Drivers without such counters are asked so often: names and numbers of all their statistics are copied each time.
 const DRIVERS_EVERY: Duration = Duration::from_secs(300);
 const NONE: Duration = Duration::ZERO;
+/// So many gateways that answered are remembered.
+const MOST_GATEWAYS: usize = 64;
 /// The first reading waits so long for the ways out.
 const FIRST: Duration = Duration::from_millis(500);
 
@@ -95,6 +98,7 @@ pub struct Source {
     allowances_before: Option<(Duration, BTreeMap<String, u64>)>,
     allowances_rate: BTreeMap<String, f64>,
     had_default: Vec<crate::host::rtnetlink::Family>,
+    had_answer: Vec<IpAddr>,
     resolver: Apart<Resolver>,
     resolver_due: Duration,
     resolver_now: Option<Resolver>,
@@ -140,6 +144,7 @@ fn open(host: &Host) -> Result<Source, ReadError> {
         allowances_before: None,
         allowances_rate: BTreeMap::new(),
         had_default: Vec::new(),
+        had_answer: Vec::new(),
         resolver: Apart::start("net-resolver")?,
         resolver_due: Duration::ZERO,
         resolver_now: None,
@@ -205,6 +210,7 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
         paths_running_seconds: source.paths.began().map(|began| now.saturating_sub(began).as_secs_f64()),
         allowances_exceeded_per_second: source.allowances_rate.clone(),
         had_default: source.had_default.clone(),
+        had_answer: source.had_answer.clone(),
         resolver: source.resolver_now.clone(),
         missing,
         carrier_changes: is_any.then_some(carrier_changes),
@@ -413,6 +419,11 @@ fn ways(source: &mut Source, host: &Host, now: Duration, physical: &[String]) ->
             source.had_default.push(family);
         }
     }
+    for gateway in paths.defaults.iter().filter(|route| route.answers()).filter_map(|route| route.gateway) {
+        if !source.had_answer.contains(&gateway) && source.had_answer.len() < MOST_GATEWAYS {
+            source.had_answer.push(gateway);
+        }
+    }
     if source.asked_drivers {
         // A driver that has none will have none in ten seconds either.
         source.allowances_due = now + if paths.allowances_exceeded.is_empty() { DRIVERS_EVERY } else { NONE };
@@ -495,6 +506,26 @@ fn page(reading: &Reading) -> Result<serde_json::Value, serde_json::Error> {
         resolver: reading.resolver.as_ref(),
         missing: &reading.missing,
     })
+}
+
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    let pairs = counters::pairs(&text, "Tcp");
+    done(counters::counter(pairs.as_ref(), "RetransSegs"));
+    done(counters::snmp6(&text, "Ip6InReceives"));
+    done(counters::sockstat(&text, "TCP", "mem"));
+    done(counters::softnet(&text));
+    done(counters::dev(&text));
+    done(counters::neighbour_table(&text));
+    done((
+        counters::softirqs(&text, "NET_RX"),
+        counters::softirq_ticks(&text),
+        counters::process_ticks(&text),
+    ));
+    paths::fuzz(bytes);
 }
 
 #[cfg(test)]

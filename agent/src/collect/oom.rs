@@ -338,5 +338,24 @@ fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / 1024.0 / 1024.0)
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    snapshot::fuzz(bytes);
+    crash::fuzz(bytes);
+    let now = Now { stamp: crate::fuzz::now(), monotonic: Duration::from_secs(900) };
+    // As /dev/kmsg gives it, a record a read; and as syslog(2) does, in lines.
+    let mut log = Log::new(4096, KernelClock::new(true));
+    for record in bytes.split_inclusive(|byte| *byte == b'\n') {
+        log.record(record, now, true);
+    }
+    log.lost_some();
+    let mut log = Log::new(4096, KernelClock::new(true));
+    for line in snapshot::lines(bytes) {
+        log.line(&line, now, Some(Duration::from_secs(1)));
+    }
+    log.lost_some();
+}
+
 #[cfg(test)]
 mod tests;

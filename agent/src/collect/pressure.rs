@@ -267,6 +267,17 @@ impl Rule {
     }
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    for wanted in [Wanted::Some, Wanted::Both, Wanted::Full] {
+        done(parse::stalls(&text, wanted));
+    }
+    off::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

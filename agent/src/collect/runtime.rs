@@ -475,5 +475,18 @@ fn metrics(reading: &Reading, sink: &mut Sink) {
     }
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use prost::Message;
+    crate::fuzz::done(crate::cri::StatusResponse::decode(bytes));
+    crate::fuzz::done(crate::cri::ListPodSandboxResponse::decode(bytes));
+    crate::fuzz::done(crate::cri::ListContainersResponse::decode(bytes));
+    crate::fuzz::done(crate::cri::ListImagesResponse::decode(bytes));
+    endpoint::fuzz(bytes);
+    asking::fuzz(bytes);
+    reading::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests;

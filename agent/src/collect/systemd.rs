@@ -347,5 +347,13 @@ fn metrics(reading: &Reading, sink: &mut Sink) {
     }
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done((parse_first(&text), unit_in(&text), descendants(&text)));
+}
+
 #[cfg(test)]
 mod tests;

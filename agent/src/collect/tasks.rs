@@ -438,5 +438,15 @@ fn page(reading: &Reading) -> Result<serde_json::Value, serde_json::Error> {
     })
 }
 
+/// Every parser of this collector, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done((parse::load(&text), parse::stat(&text), parse::number(&text)));
+    done((parse::file_handles(&text), parse::open_files_limit(&text)));
+    describe::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests;

@@ -220,8 +220,9 @@ impl Folder {
             Errno::ENODEV => ReadError::NotFound { path: self.path.join(name) },
             errno => ReadError::from_io(what, &self.path.join(name), errno.into()),
         };
-        let file = openat(&self.fd, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|errno| failed("open", errno))?;
+        let file =
+            openat(&self.fd, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty())
+                .map_err(|errno| failed("open", errno))?;
         if buffer.len() < 4096 {
             buffer.resize(4096, 0);
         }
@@ -241,6 +242,14 @@ impl Folder {
         std::str::from_utf8(text)
             .map_err(|error| ReadError::malformed(self.path.join(name), format!("not UTF-8: {error}")))
     }
+}
+
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    done(Hierarchies::parse(&text(bytes)));
+    place::fuzz(bytes);
 }
 
 #[cfg(test)]

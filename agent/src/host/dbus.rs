@@ -210,6 +210,19 @@ fn parse(bytes: &[u8]) -> Result<MarshalledMessage, rustbus::wire::errors::Unmar
     unmarshal::unmarshal_next_message(&header, dynamic, bytes, used + fields).map(|(_, message)| message)
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(Some(whole)) = needed(bytes) else { return };
+    // As many bytes as the head announces, and no more, are given to the library.
+    if let Some(Ok(message)) = bytes.get(..whole).map(parse) {
+        let mut parser = message.body.parser();
+        crate::fuzz::done(parser.get::<String>());
+        crate::fuzz::done(parser.get::<u64>());
+        crate::fuzz::done(message.body.parser().get::<Vec<String>>());
+    }
+}
+
 /// A peer of the tests' own: it speaks D-Bus and answers as it is told.
 #[cfg(test)]
 pub(crate) mod peer {

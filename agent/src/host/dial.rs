@@ -466,5 +466,14 @@ fn http_date(text: &str) -> Option<Timestamp> {
     jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(head(bytes));
+    crate::fuzz::done(http_date(&crate::fuzz::text(bytes)));
+    crate::fuzz::done(certificate::certificate(bytes));
+    crate::fuzz::done(Target::parse(&crate::fuzz::text(bytes)));
+}
+
 #[cfg(test)]
 mod tests;

@@ -225,6 +225,18 @@ pub fn hosts(text: &str, name: &str) -> Vec<IpAddr> {
         .collect()
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let id = bytes.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
+    done(decode(id, bytes));
+    let text = text(bytes);
+    done(resolv_conf(&text));
+    done(hosts(&text, "api"));
+    done(encode(id, &Question { name: text.into_owned(), kind: Kind::A, recursion: true }));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

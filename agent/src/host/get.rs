@@ -183,6 +183,12 @@ fn parse(bytes: &[u8], ended: bool) -> Progress {
     }
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done((parse(bytes, false), parse(bytes, true)));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -6,7 +6,6 @@
 
 pub mod file;
 
-use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -219,7 +218,7 @@ impl Journal {
 
     fn open(&self, host: &Host, name: &str) -> Result<(JournalFile, u64), ReadError> {
         let path = self.folder.join(name);
-        let file = File::open(host.path(&path)).map_err(|error| match error.kind() {
+        let file = super::open::open(&host.path(&path)).map_err(|error| match error.kind() {
             ErrorKind::PermissionDenied => ReadError::Denied {
                 path: path.clone(),
                 error,

@@ -250,6 +250,14 @@ pub fn pause(limit: Duration) {
     poll(&mut [], limit).ok();
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    done((record_end(bytes, true), record_end(bytes, false)));
+    done(has_capability(&text(bytes), CAP_SYSLOG));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

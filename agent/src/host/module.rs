@@ -65,6 +65,13 @@ fn is_listed(list: &str, name: &str) -> bool {
     })
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    done(is_listed(&text(bytes), "nf_tables"));
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

@@ -323,5 +323,22 @@ fn ended(kind: u16, payload: &[u8]) -> Result<(), NetlinkError> {
     }
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Ok((header, payload, next)) = split(rest) {
+        crate::fuzz::done(ended(header.kind, payload));
+        for attribute in Attributes::new(payload).flatten() {
+            crate::fuzz::done((attribute.text(), attribute.u8(), attribute.u32_be()));
+            attribute.nested().for_each(crate::fuzz::done);
+        }
+        if next.len() >= rest.len() {
+            break;
+        }
+        rest = next;
+    }
+}
+
 #[cfg(test)]
 mod tests;

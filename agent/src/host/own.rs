@@ -102,6 +102,14 @@ fn threads(stat: &str) -> Option<u64> {
     stat.rsplit_once(") ")?.1.split(' ').nth(17)?.parse().ok()
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done((field(&text, "CapEff").map(str::len), resident_pages(&text), threads(&text)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

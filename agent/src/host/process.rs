@@ -348,6 +348,16 @@ fn parse_cmdline(bytes: &[u8]) -> Vec<String> {
     }
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done(parse_stat(&text));
+    done(parse_status(&text));
+    done(parse_cmdline(bytes));
+}
+
 /// Parts of tests in other files: a process of root's, in a made-up /proc.
 #[cfg(test)]
 pub(crate) mod made {

@@ -404,6 +404,15 @@ fn first_way(attribute: &Attribute<'_>, route: &mut Route) {
     }
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    for family in [Family::V4, Family::V6] {
+        crate::fuzz::done(rule(family, bytes));
+        crate::fuzz::done(route(family, bytes));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

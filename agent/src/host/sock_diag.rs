@@ -251,6 +251,12 @@ fn info(bytes: &[u8]) -> Option<Info> {
     })
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(connection(bytes));
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;

@@ -144,13 +144,10 @@ impl Tail {
                 _ => {}
             }
         }
-        match File::open(&self.path) {
+        match super::open::open(&self.path) {
             Ok(file) => {
                 let metadata =
                     file.metadata().map_err(|error| ReadError::from_io("stat", &self.shown, error))?;
-                if !metadata.is_file() {
-                    return Err(ReadError::malformed(&self.shown, "it is no regular file"));
-                }
                 Ok(Some((file, metadata.ino(), metadata.len())))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

@@ -200,7 +200,8 @@ fn read<'a>(
 ) -> Result<Option<Task<'a>>, ReadError> {
     path.clear();
     write!(path, "{number}/stat").ok();
-    let opened = openat(folder, path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let opened =
+        openat(folder, path.as_str(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
     let length = match opened.and_then(|file| rustix::io::read(&file, &mut *text)) {
         Ok(length) => length,
         Err(errno) if is_gone(errno) => return Ok(None),
@@ -346,6 +347,14 @@ fn parse_switches(text: &str) -> Switches {
     }
     let count = voluntary.zip(forced).map(|(voluntary, forced)| voluntary.wrapping_add(forced));
     Switches { count, uid }
+}
+
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    done(parse(bytes));
+    done(parse_switches(&text(bytes)));
 }
 
 #[cfg(test)]

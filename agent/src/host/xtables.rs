@@ -174,3 +174,9 @@ fn info(buffer: &[u8]) -> Option<Info> {
         size: word(12)?,
     })
 }
+
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(info(bytes));
+}

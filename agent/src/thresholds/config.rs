@@ -280,13 +280,17 @@ fn parse(host: &Host, path: &Path) -> Result<File, ReadError> {
     if text.len() > LARGEST_CONFIG_BYTES {
         return Err(ReadError::malformed(path, format!("it is larger than {LARGEST_CONFIG_BYTES} bytes")));
     }
+    understand(&text).map_err(|what| ReadError::malformed(path, what))
+}
+
+fn understand(text: &str) -> Result<File, String> {
     // JSON is YAML. The parser has a budget for aliases and depth: a "YAML bomb" is an error.
-    let file: File = serde_saphyr::from_str(&text)
-        .map_err(|error| ReadError::malformed(path, error.to_string().lines().next().unwrap_or("no YAML")))?;
+    let file: File = serde_saphyr::from_str(text)
+        .map_err(|error| error.to_string().lines().next().unwrap_or("no YAML").to_owned())?;
     match file.kind.as_deref() {
         Some("KubeletConfiguration") => Ok(file),
-        Some(other) => Err(ReadError::malformed(path, format!("it is a {other}, no KubeletConfiguration"))),
-        None => Err(ReadError::malformed(path, "it has no `kind: KubeletConfiguration`")),
+        Some(other) => Err(format!("it is a {other}, no KubeletConfiguration")),
+        None => Err("it has no `kind: KubeletConfiguration`".to_owned()),
     }
 }
 
@@ -346,6 +350,16 @@ fn unquoted(text: &str) -> Vec<String> {
         .flat_map(str::split_whitespace)
         .map(|word| word.replace('"', ""))
         .collect()
+}
+
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let text = crate::fuzz::text(bytes);
+    crate::fuzz::done(understand(&text));
+    let flags = flags(&unquoted(&text));
+    crate::fuzz::done((healthz(&flags, &File::default()), api(&flags, &File::default())));
+    crate::fuzz::done(others(&flags, &File::default(), &mut Vec::new()));
 }
 
 #[cfg(test)]

@@ -56,6 +56,13 @@ fn number(text: &str) -> Option<f64> {
     if plain && short { text.parse().ok() } else { None }
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let text = crate::fuzz::text(bytes);
+    crate::fuzz::done(amount("memory.available", &text));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -181,6 +181,12 @@ impl Owner {
     }
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(server(&crate::fuzz::text(bytes)));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

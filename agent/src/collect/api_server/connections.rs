@@ -297,6 +297,12 @@ impl Watch {
     }
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(table(&crate::fuzz::text(bytes), 6443));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

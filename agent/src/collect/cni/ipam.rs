@@ -224,6 +224,17 @@ fn owner(text: &str) -> Option<String> {
     (!id.is_empty()).then(|| id.to_owned())
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    done(networks(bytes, &crate::fuzz::host()));
+    let text = text(bytes);
+    done(flannel_subnet(&text).and_then(|cidr| range_size(&cidr, None, None, None)));
+    done(range_size(&text, Some(&text), Some(&text), Some(&text)));
+    done(owner(&text));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

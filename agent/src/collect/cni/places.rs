@@ -155,6 +155,14 @@ pub(super) fn program(host: &Host, folders: &[PathBuf], kind: &str) -> Program {
     }
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done((cni_section(&text), is_cri_off(&text)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -330,6 +330,15 @@ fn has_address_6(text: &str) -> bool {
     text.lines().any(|line| line.split_ascii_whitespace().nth(3) == Some("00"))
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done(interfaces(&text));
+    done((has_default_route(&text), has_default_route_6(&text), has_address(&text), has_address_6(&text)));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

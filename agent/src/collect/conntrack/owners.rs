@@ -227,6 +227,12 @@ pub(super) fn state_name(number: u8) -> String {
     TCP_STATES.get(usize::from(number)).map_or_else(|| number.to_string(), |name| (*name).to_owned())
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(entry(bytes));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

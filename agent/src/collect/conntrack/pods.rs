@@ -92,6 +92,13 @@ impl Cached {
     }
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let cached = parse(&crate::fuzz::text(bytes));
+    crate::fuzz::done(cached.map(|cached| (cached.pod(), cached.addresses().count())));
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

@@ -155,6 +155,13 @@ pub(super) fn per_second(
     Some(now.iter().filter_map(rate).collect())
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(add(&mut Statistics::new(), bytes));
+    crate::fuzz::done(parse(&crate::fuzz::text(bytes)));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -65,3 +65,9 @@ pub(super) fn address(arguments: &[String]) -> SocketAddr {
     let ip = flag(arguments, "bind-address").and_then(|ip| ip.parse().ok());
     SocketAddr::new(from_here(ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))), port)
 }
+
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(failed(&crate::fuzz::text(bytes)));
+}

@@ -259,7 +259,7 @@ fn the_loopback_device_of_another_namespace_is_not_asked() {
     assert!(findings(None, Some(apiserver)).is_empty());
     let mut sink = Sink::default();
     metrics(&reading, &mut sink);
-    let text = sink.encode().unwrap();
+    let text = sink.encode();
     assert!(!text.contains("nodewhy_apiserver_healthy{"), "{text}");
 }
 

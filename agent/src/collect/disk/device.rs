@@ -311,6 +311,12 @@ fn hexadecimal(text: &str) -> Option<u64> {
     u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(hexadecimal(&crate::fuzz::text(bytes)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

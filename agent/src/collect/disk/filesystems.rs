@@ -446,6 +446,12 @@ fn writable(fstab: &str) -> Fstab {
     fstab.lines().filter(|line| !line.trim_start().starts_with('#')).filter_map(wanted).collect()
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(writable(&crate::fuzz::text(bytes)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -324,5 +324,20 @@ impl Api {
     }
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let mut gathered = gathered::Gathered::default();
+    let mut reader = crate::promtext::Reader::new(gathered::WANTED);
+    bytes.chunks(101).for_each(|piece| reader.feed(piece, &mut |sample| gathered.take(sample)));
+    done(reader.finish());
+    done(gathered.since(&gathered::Gathered::default(), std::time::Duration::from_secs(1)));
+    done(gathered.pleg_age(crate::fuzz::now().wall));
+    let text = text(bytes);
+    done((Config::parse(&text), failing(&text)));
+    listener::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests;

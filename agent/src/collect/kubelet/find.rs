@@ -186,6 +186,12 @@ pub(crate) fn not_expected(host: &Host, others: &[String]) -> String {
     why
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(foreign(&crate::fuzz::text(bytes)));
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

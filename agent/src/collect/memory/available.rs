@@ -124,6 +124,12 @@ fn stat<const N: usize>(text: &str, names: [&str; N]) -> Result<[u64; N], String
     Ok(found)
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(stat(&crate::fuzz::text(bytes), ["anon", "file", "inactive_file"]));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

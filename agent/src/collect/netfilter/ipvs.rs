@@ -44,3 +44,10 @@ impl Ipvs {
         }
     }
 }
+
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let mut count = Ipvs::default();
+    crate::fuzz::text(bytes).lines().for_each(|line| count.add(line));
+}

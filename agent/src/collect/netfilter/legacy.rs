@@ -144,6 +144,19 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    // The 84 bytes of IPT_SO_GET_INFO, then the entries.
+    let word = |at: usize| bytes.get(32 + 4 * at..36 + 4 * at)?.try_into().ok().map(u32::from_ne_bytes);
+    let five = |from: usize| [0, 1, 2, 3, 4].map(|index| word(from + index).unwrap_or(0));
+    let (Some(valid_hooks), Some(entries), Some(size)) = (word(0), word(11), word(12)) else { return };
+    let info = Info { valid_hooks, hook_entry: five(1), underflow: five(6), entries, size };
+    for family in [Family::Ip, Family::Ip6] {
+        crate::fuzz::done(walk(family, &info, bytes.get(84..).unwrap_or_default()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

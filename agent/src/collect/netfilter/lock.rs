@@ -128,6 +128,12 @@ fn parse(text: &str, identity: &str) -> Result<Option<(u32, usize)>, String> {
     Ok(holder.map(|holder| (holder, waiters)))
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(parse(&crate::fuzz::text(bytes), "00:28:2"));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -275,6 +275,12 @@ fn elements(
     counted(told).map(|told| told.filter(|_| count <= most).map(|_| count))
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(chain(bytes));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

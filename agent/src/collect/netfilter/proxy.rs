@@ -242,6 +242,18 @@ impl Cilium {
     }
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let (mut told, mut cilium) = (Told::default(), Cilium::default());
+    let (mut proxy, mut agent) = (Reader::new(PROXY_FAMILIES), Reader::new(CILIUM_FAMILIES));
+    for piece in bytes.chunks(89) {
+        proxy.feed(piece, &mut |sample| told.take(sample));
+        agent.feed(piece, &mut |sample| cilium.take(sample));
+    }
+    told.finish();
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};

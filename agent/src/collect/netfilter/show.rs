@@ -225,6 +225,18 @@ pub(super) fn summary(reading: &Reading) -> String {
         let name = holder.name.as_deref().unwrap_or("process");
         parts.push(format!("xtables lock held by {name}[{}]", holder.pid));
     }
+    // What could not be read may hold rules.
+    let unread: Vec<&str> = [
+        ("legacy tables", !reading.legacy_missing.is_empty()),
+        ("nft", reading.nft_missing.is_some()),
+        ("IPVS", reading.ipvs_missing.is_some()),
+    ]
+    .iter()
+    .filter_map(|(what, is_unread)| is_unread.then_some(*what))
+    .collect();
+    if !unread.is_empty() {
+        parts.push(format!("{} not read", unread.join(" and ")));
+    }
     if parts.is_empty() { "no rules".to_owned() } else { parts.join(", ") }
 }
 

@@ -6,6 +6,7 @@ use nodewhy_proto::{Change, EventBody, Evidence, Origin, Severity, Subject, Subj
 
 use super::Reading;
 use super::interfaces::Link;
+use super::paths::Default as DefaultRoute;
 use crate::collector::{Abnormal, Happening, Noticed, Pair};
 use crate::host::rtnetlink::{Family, Neighbour};
 use crate::thresholds::{Heuristic, Thresholds};
@@ -256,10 +257,15 @@ fn ways(pair: &Pair<'_, Reading>, noticed: &mut Noticed) {
             clear_after: NONE,
         });
     }
-    // A node that has another way out is not cut off: an IPv6 gateway that nobody ever answered for is common where
-    // everything goes over IPv4.
-    let all_are_silent = paths.defaults.iter().all(|route| route.neighbour.is_some_and(|it| it.is_silent()));
-    if let Some(route) = paths.defaults.first().filter(|_| all_are_silent) {
+    // A second way out that never led anywhere (IPv6 that nobody routes) is no change of this node's.
+    let is_used = |route: &&DefaultRoute| {
+        route.gateway.is_some_and(|gateway| pair.now.had_answer.contains(&gateway))
+            || !paths.defaults.iter().any(DefaultRoute::answers)
+    };
+    let silent = paths.defaults.iter().filter(|route| route.neighbour.is_some_and(|it| it.is_silent()));
+    let silent = silent.filter(is_used);
+    // The first is proof enough; a second default route is mostly the same gateway's.
+    if let Some(route) = silent.into_iter().next() {
         let gateway = route.gateway.map(|gateway| gateway.to_string()).unwrap_or_default();
         let interface = route.interface.as_deref().unwrap_or("?");
         noticed.states.push(Abnormal {

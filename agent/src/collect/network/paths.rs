@@ -35,6 +35,13 @@ pub struct Default {
     pub neighbour: Option<Neighbour>,
 }
 
+impl Default {
+    /// Whether its gateway answered when it was asked last.
+    pub(super) fn answers(&self) -> bool {
+        self.neighbour.is_some_and(|neighbour| !neighbour.is_silent() && neighbour != Neighbour::None)
+    }
+}
+
 /// What was read.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Paths {
@@ -298,6 +305,15 @@ fn in_arp(text: &str, gateway: IpAddr, interface: &str) -> Option<Neighbour> {
             _ => Neighbour::Incomplete,
         })
     })
+}
+
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done((ipv4_defaults(&text), ipv6_defaults(&text)));
+    done(in_arp(&text, IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), "eth0"));
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What one reading holds.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -47,6 +48,9 @@ pub struct Reading {
     pub allowances_exceeded_per_second: BTreeMap<String, f64>,
     /// Families that had a default route at some time of the agent's life.
     pub had_default: Vec<Family>,
+    /// Gateways that answered at some time of the agent's life.
+    #[serde(skip)]
+    pub had_answer: Vec<IpAddr>,
     /// The nameservers; up to 30 s old.
     pub resolver: Option<Resolver>,
     /// What could not be read, and why.

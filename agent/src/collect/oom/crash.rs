@@ -57,6 +57,12 @@ fn beginning(bytes: &[u8]) -> String {
     text.lines().filter(|line| !line.trim().is_empty()).take(LINES).collect::<Vec<_>>().join("\n")
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(beginning(bytes));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -204,6 +204,18 @@ fn ends_in_a_name(line: &[u8]) -> bool {
         || (text.starts_with(b"oom-kill:") && short(b",task=") && !holds(b",pid="))
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::done;
+    lines(bytes).for_each(done);
+    done((tail_start(bytes), has_two_stamps(bytes)));
+    let (tail, snapshot) = bytes.split_at(bytes.len() / 3);
+    for is_whole in [true, false] {
+        done(find(tail, snapshot, is_whole));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

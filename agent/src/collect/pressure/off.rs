@@ -132,6 +132,14 @@ fn unpack(bytes: &[u8]) -> Option<String> {
     Some(text)
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    done(asked(&text(bytes)));
+    done(unpack(bytes));
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

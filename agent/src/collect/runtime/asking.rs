@@ -510,3 +510,9 @@ fn link(error: &io::Error) -> Link {
         _ => Link::Failed { denied: false, error: error.to_string() },
     }
 }
+
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    inspect::fuzz(bytes);
+}

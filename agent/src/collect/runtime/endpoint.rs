@@ -147,6 +147,13 @@ fn unix_path(endpoint: &str, rule: &str) -> Result<PathBuf, ReadError> {
     Ok(path.into())
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let text = crate::fuzz::text(bytes);
+    crate::fuzz::done((endpoint_of(&text), unix_path(&text, "a rule")));
+}
+
 #[cfg(test)]
 mod tests {
     use nodewhy_clock::Clock;

@@ -341,6 +341,12 @@ fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(cni_places(&crate::fuzz::text(bytes)));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

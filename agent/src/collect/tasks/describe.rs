@@ -205,6 +205,17 @@ fn mount(text: &str, id: u64) -> Option<String> {
     Some(format!("{point} ({} of {})", behind.next()?, behind.next()?))
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done(stack(&text));
+    done(call(&text).and_then(|call| descriptor(&call)));
+    done(mount_id(&text));
+    done(mount(&text, 36));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::parse;
 use crate::host::Host;
 use crate::host::inotify::Probe;
+use crate::host::own;
 use crate::host::process::Process;
 
 /// The limits change seldom.
@@ -109,6 +110,11 @@ fn read(host: &Host) -> Limits {
             None
         }
     };
+    if own::standing().uid.is_some_and(|uid| uid != 0) {
+        missing.push(
+            "inotify: it is tried as the agent's own user, and the kubelet's is root: run as root".to_owned(),
+        );
+    }
     Limits {
         pid_max,
         threads_max,

@@ -185,6 +185,15 @@ fn lists(procs: &str, pid: u32) -> bool {
     procs.lines().filter_map(|line| line.parse::<u32>().ok()).any(|one| one == pid || one == 0)
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    use crate::fuzz::{done, text};
+    let text = text(bytes);
+    done(line(&text, "memory").map(|line| (normal(line), candidates(Some(line), line))));
+    done(lists(&text, 1));
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

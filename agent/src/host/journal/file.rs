@@ -481,5 +481,26 @@ fn id_at(bytes: &[u8], at: usize) -> Option<[u8; 16]> {
     bytes.get(at..at.checked_add(16)?)?.try_into().ok()
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    use std::io::Write;
+    let wanted: &[&str] = &["MESSAGE", "_SYSTEMD_UNIT", "_PID"];
+    let Ok(memory) = rustix::fs::memfd_create("journal", rustix::fs::MemfdFlags::CLOEXEC) else { return };
+    let mut file = File::from(memory);
+    if file.write_all(bytes).is_err() {
+        return;
+    }
+    let Ok(mut journal) = JournalFile::new(file, wanted) else { return };
+    crate::fuzz::done(journal.seek(1));
+    // No file gives more entries than it has room for.
+    for _ in 0..4096 {
+        match journal.next_entry() {
+            Ok(Some(entry)) => crate::fuzz::done((entry.get("MESSAGE").map(str::len), entry.boot())),
+            Ok(None) | Err(_) => break,
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests;

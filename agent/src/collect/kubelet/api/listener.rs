@@ -75,6 +75,12 @@ fn listeners(text: &str, port: u16) -> Vec<u32> {
     text.lines().skip(1).filter_map(of).collect()
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    crate::fuzz::done(listeners(&crate::fuzz::text(bytes), 10250));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -329,6 +329,16 @@ fn network(answer: &PodSandboxStatusResponse) -> SandboxNetwork {
     said
 }
 
+/// Every parser of this file, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    use prost::Message;
+    crate::fuzz::done(PodSandboxStatusResponse::decode(bytes).map(|answer| network(&answer)));
+    let info = [("info".to_owned(), crate::fuzz::text(bytes).into_owned())];
+    let answer = PodSandboxStatusResponse { info: info.into_iter().collect(), ..Default::default() };
+    crate::fuzz::done(network(&answer));
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
