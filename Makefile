@@ -129,11 +129,9 @@ fuzz:
 fuzz-run: $(TOOLS)/bin/cargo-fuzz
 	@$(call install,g++)
 	$(FUZZ) build -s none
-	@for target in $$($(FUZZ) list); do \
-	  echo "fuzz: $$target"; mkdir -p fuzz/corpus/$$target; \
-	  $(FUZZ) run -s none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) \
-	    -rss_limit_mb=512 -timeout=5 -max_len=16384 -verbosity=0 -print_final_stats=1 || exit 1; \
-	done
+	@$(FUZZ) list | xargs -P 2 -I{} sh -c 'mkdir -p fuzz/corpus/{} && echo "fuzz: {}" && \
+	  $(FUZZ) run -s none {} fuzz/corpus/{} fuzz/seeds/{} -- -max_total_time=$(FUZZ_SECONDS) \
+	    -rss_limit_mb=512 -timeout=5 -max_len=16384 -verbosity=0 -print_final_stats=1'
 
 .PHONY: lint
 lint: $(TOOLS)/deny
