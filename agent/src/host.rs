@@ -9,6 +9,7 @@ pub mod adjtimex;
 mod apart;
 pub mod bounded;
 pub mod cgroup;
+mod confined;
 pub mod dbus;
 pub mod dial;
 pub mod dns;
@@ -63,6 +64,8 @@ pub struct Host {
     places: Places,
     learned: Arc<RwLock<KubeletPlaces>>,
     known: Arc<known::Known>,
+    /// AppArmor confines the agent; see [`confined`].
+    is_confined: bool,
 }
 
 /// Where the kubelet has its parts by its own flags and configuration; `None`: where it has them by default.
@@ -229,7 +232,8 @@ impl ReadError {
 impl Host {
     /// The node under this root.
     pub fn new(root: impl Into<PathBuf>, clock: Clock, places: Places) -> Host {
-        Host { root: root.into(), clock, places, learned: Arc::default(), known: Arc::default() }
+        let is_confined = confined::by_apparmor();
+        Host { root: root.into(), clock, places, learned: Arc::default(), known: Arc::default(), is_confined }
     }
 
     /// The clock.
@@ -286,6 +290,11 @@ impl Host {
     /// It is not there, may not be read, or is larger than any file of the kernel.
     pub fn read_bytes(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, ReadError> {
         let path = path.as_ref();
+        self.allowed(path)?;
+        self.read_unguarded(path)
+    }
+
+    fn read_unguarded(&self, path: &Path) -> Result<Vec<u8>, ReadError> {
         let file = File::open(self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
         let mut bytes = Vec::new();
         file.take(LARGEST_FILE_BYTES + 1)
@@ -304,6 +313,7 @@ impl Host {
     /// It is not there, may not be read, or is no text of lines.
     pub fn each_line(&self, path: impl AsRef<Path>, mut each: impl FnMut(&str)) -> Result<(), ReadError> {
         let path = path.as_ref();
+        self.allowed(path)?;
         let file = File::open(self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
         // What /proc gives in one read is bounded by the reader's buffer: a larger one needs fewer walks.
         let mut reader = BufReader::with_capacity(64 * 1024, file);
@@ -340,6 +350,7 @@ impl Host {
     /// It cannot be told: a folder above it may not be entered, the disk does not answer.
     pub fn exists(&self, path: impl AsRef<Path>) -> Result<bool, ReadError> {
         let path = path.as_ref();
+        self.allowed(path)?;
         self.path(path).try_exists().map_err(|error| ReadError::from_io("look at", path, error))
     }
 
@@ -349,6 +360,7 @@ impl Host {
     /// It is not there or may not be read.
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<String>, ReadError> {
         let path = path.as_ref();
+        self.allowed(path)?;
         let entries =
             std::fs::read_dir(self.path(path)).map_err(|error| ReadError::from_io("list", path, error))?;
         let mut names = Vec::new();
@@ -366,6 +378,7 @@ impl Host {
     /// It is not there or may not be opened.
     pub fn keep(&self, path: impl AsRef<Path>) -> Result<Kept, ReadError> {
         let path = path.as_ref();
+        self.allowed(path)?;
         let file = File::open(self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
         Ok(Kept { path: path.to_owned(), file, buffer: vec![0; 4096] })
     }

@@ -237,7 +237,8 @@ fn find(source: &mut Source, host: &Host, now: Duration) -> Result<(), ReadError
         source.searched = Some(now);
         for pid in host.pids()? {
             // Gone in between, or not to be read: not ours.
-            let Ok(Some(process)) = host.process(pid) else { continue };
+            let is_it = |name: &str| matches!(name, "etcd" | "kube-apiserver");
+            let Ok(Some(process)) = host.process_if(pid, is_it) else { continue };
             let place = match process.name.as_str() {
                 "etcd" => &mut source.etcd,
                 "kube-apiserver" => &mut source.apiserver,
