@@ -475,6 +475,16 @@ mod tests {
     }
 
     #[test]
+    fn a_schedstat_that_counts_nothing_is_no_zero() {
+        // In the form of Documentation/scheduler/sched-stats.rst, with made-up numbers.
+        assert_eq!(parse_schedstat("1532104017 88130571 4711\n"), Some(1.532_104_017));
+        for text in ["0 0 0\n", "1532104017 88130571 4711", "1532104017 88\n", ""] {
+            assert_eq!(parse_schedstat(text), None, "{text}");
+        }
+        assert_eq!(unescaped(r"a\\nb\n"), "a\\nb\n");
+    }
+
+    #[test]
     fn command_lines() {
         assert_eq!(
             parse_cmdline(b"kubelet\0--config=/lab/kubelet.yaml\0"),

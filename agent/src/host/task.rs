@@ -413,6 +413,19 @@ mod tests {
     }
 
     #[test]
+    fn a_status_tells_a_task_and_whether_it_is_the_kernels() {
+        let task = parse_status(made::STATUS.as_bytes()).unwrap();
+        assert_eq!((task.tid, &*task.name, task.state, task.parent), (9154, b"bash".as_slice(), 'S', 9151));
+        assert_eq!((task.start_ticks, task.threads, task.is_kernel), (None, 1, false));
+        let of = |text: &str| parse_status(text.as_bytes()).unwrap().is_kernel;
+        let without = made::STATUS.replace("PPid:\t9151", "PPid:\t2").replace("VmSize:\t    5132 kB\n", "");
+        assert!(of(&without), "before 6.8");
+        assert!(!of(&without.replace("State:\tS", "State:\tZ")), "a zombie has no memory either");
+        assert!(!of(&without.replace("NSpid", "Kthread:\t0\nNSpid")));
+        assert!(of(&made::STATUS.replace("NSpid", "Kthread:\t1\nNSpid")));
+    }
+
+    #[test]
     fn every_thread_of_this_machine_is_visited_once_in_small_parts_too() {
         let (release, released) = std::sync::mpsc::channel::<()>();
         let released = std::sync::Arc::new(std::sync::Mutex::new(released));
@@ -477,10 +490,16 @@ mod tests {
         }
 
         #[test]
+        fn a_cut_status_is_the_whole_task_or_none(cut in 0..made::STATUS.len()) {
+            prop_assert_eq!(parse_status(&made::STATUS.as_bytes()[..cut]), None);
+        }
+
+        #[test]
         fn a_flipped_byte_never_panics(at in 0..made::STAT.len(), byte: u8) {
             let mut bytes = made::STAT.as_bytes().to_vec();
             bytes[at] = byte;
             parse(&bytes);
+            parse_status(&bytes);
         }
 
         #[test]

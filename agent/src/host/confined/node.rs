@@ -16,7 +16,7 @@ use super::is_guarded;
 use crate::collect::{changes, control_plane, kubelet, runtime, systemd, tasks};
 use crate::collector::Collector;
 
-// Recorded on Linux 6.18.44, shortened.
+// Recorded on Linux 6.18.44, shortened; one task waits for I/O.
 const STAT: &str = "cpu  1888167 213838 390831 2446277 27171 0 3977 4305 2 0\ncpu0 931311 105270 176433 1263378 8392 0 283 2214 0 0\ncpu1 956855 108568 214397 1182898 18778 0 3693 2091 1 0\nctxt 69674240\nprocesses 748218\nprocs_running 5\nprocs_blocked 1\n";
 
 /// Processes that some collector keeps by their identity.
@@ -57,7 +57,7 @@ impl Node {
         node("proc/loadavg", "0.20 0.18 0.12 1/80 11206\n");
         node("proc/stat", STAT);
         node("etc/os-release", "ID=debian\n");
-        // Recorded on Linux 6.18.44.
+        // In the form of Documentation/scheduler/sched-stats.rst, with made-up numbers.
         node("proc/1/schedstat", "1532104017 88130571 4711\n");
         // A thread of the kubelet's that waits in D.
         let status = |pid: u32| fs::read_to_string(root.path().join(format!("proc/{pid}/status"))).unwrap();
