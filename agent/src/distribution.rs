@@ -179,8 +179,8 @@ fn shared_kernel(host: &Host) -> Option<bool> {
     if host.exists("/run/systemd/container").is_ok_and(|is| is) || host.exists("/kind").is_ok_and(|is| is) {
         return Some(true);
     }
-    match host.process(2) {
-        Ok(Some(second)) if second.name == "kthreadd" => Some(false),
+    match host.process_name(2) {
+        Ok(Some(second)) if second == "kthreadd" => Some(false),
         // The agent's own container, or a node in one without systemd: from here they look the same.
         _ => None,
     }

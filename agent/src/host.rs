@@ -9,6 +9,7 @@ pub mod adjtimex;
 mod apart;
 pub mod bounded;
 pub mod cgroup;
+mod confined;
 pub mod dbus;
 pub mod dial;
 pub mod dns;
@@ -67,6 +68,8 @@ pub struct Host {
     places: Places,
     learned: Arc<RwLock<KubeletPlaces>>,
     known: Arc<known::Known>,
+    /// AppArmor confines the agent; see [`confined`].
+    is_confined: bool,
 }
 
 /// Where the kubelet has its parts by its own flags and configuration; `None`: where it has them by default.
@@ -245,7 +248,8 @@ fn needs(path: &Path, error: &std::io::Error) -> &'static str {
 impl Host {
     /// The node under this root.
     pub fn new(root: impl Into<PathBuf>, clock: Clock, places: Places) -> Host {
-        Host { root: root.into(), clock, places, learned: Arc::default(), known: Arc::default() }
+        let is_confined = confined::by_apparmor();
+        Host { root: root.into(), clock, places, learned: Arc::default(), known: Arc::default(), is_confined }
     }
 
     /// The clock.
@@ -312,6 +316,11 @@ impl Host {
     /// It is not there, may not be read, or is larger than any file of the kernel.
     pub fn read_bytes(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, ReadError> {
         let path = path.as_ref();
+        self.allowed(path)?;
+        self.read_unguarded(path)
+    }
+
+    fn read_unguarded(&self, path: &Path) -> Result<Vec<u8>, ReadError> {
         let file = open::open(&self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
         // The kernel's files tell no size beforehand: from nothing, the buffer would grow by a read each time.
         let mut bytes = Vec::with_capacity(FIRST_BUFFER_BYTES);
@@ -331,6 +340,7 @@ impl Host {
     /// It is not there, may not be read, or is no text of lines.
     pub fn each_line(&self, path: impl AsRef<Path>, mut each: impl FnMut(&str)) -> Result<(), ReadError> {
         let path = path.as_ref();
+        self.allowed(path)?;
         let file = open::open(&self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
         // What /proc gives in one read is bounded by the reader's buffer: a larger one needs fewer walks.
         let mut reader = BufReader::with_capacity(64 * 1024, file);
@@ -367,6 +377,7 @@ impl Host {
     /// It cannot be told: a folder above it may not be entered, the disk does not answer.
     pub fn exists(&self, path: impl AsRef<Path>) -> Result<bool, ReadError> {
         let path = path.as_ref();
+        self.allowed(path)?;
         self.path(path).try_exists().map_err(|error| ReadError::from_io("look at", path, error))
     }
 
@@ -376,6 +387,7 @@ impl Host {
     /// It is not there or may not be read.
     pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<String>, ReadError> {
         let path = path.as_ref();
+        self.allowed(path)?;
         let entries =
             std::fs::read_dir(self.path(path)).map_err(|error| ReadError::from_io("list", path, error))?;
         let mut names = Vec::new();
@@ -393,6 +405,7 @@ impl Host {
     /// It is not there or may not be opened.
     pub fn keep(&self, path: impl AsRef<Path>) -> Result<Kept, ReadError> {
         let path = path.as_ref();
+        self.allowed(path)?;
         let file = open::open(&self.path(path)).map_err(|error| ReadError::from_io("open", path, error))?;
         Ok(Kept { path: path.to_owned(), file, buffer: vec![0; 4096] })
     }

@@ -251,7 +251,9 @@ impl Source {
                         HARDWARE_DAEMONS.contains(&name).then_some(false)
                     }
                 };
-                let processes = pids.into_iter().filter_map(|pid| host.process(pid).ok().flatten());
+                let is_daemon = |name: &str| clears(name).is_some();
+                let processes =
+                    pids.into_iter().filter_map(|pid| host.process_if(pid, is_daemon).ok().flatten());
                 let mut daemons: Vec<(Process, bool)> = processes
                     .filter_map(|process| clears(&process.name).map(|clears| (process, clears)))
                     .collect();

@@ -237,7 +237,8 @@ fn find(source: &mut Source, host: &Host, now: Duration) -> Result<(), ReadError
         source.searched = Some(now);
         for pid in host.pids()? {
             // Gone in between, or not to be read: not ours.
-            let Ok(Some(process)) = host.process(pid) else { continue };
+            let is_it = |name: &str| matches!(name, "etcd" | "kube-apiserver");
+            let Ok(Some(process)) = host.process_if(pid, is_it) else { continue };
             let place = match process.name.as_str() {
                 "etcd" => &mut source.etcd,
                 "kube-apiserver" => &mut source.apiserver,
@@ -245,6 +246,11 @@ fn find(source: &mut Source, host: &Host, now: Duration) -> Result<(), ReadError
             };
             if place.is_none() && process.is_alive() && is_the_nodes(host, pid) {
                 let arguments = host.process_cmdline(pid, Duration::from_secs(1));
+                // Between exec's new name and its new arguments there is a moment without any: the next look has them.
+                if arguments.as_ref().is_ok_and(Vec::is_empty) {
+                    source.searched = None;
+                    continue;
+                }
                 *place = Some(Found { process, arguments: arguments.map_err(|error| error.to_string()) });
             }
         }

@@ -82,7 +82,7 @@ pub struct Source {
     softnet_before: BTreeMap<u32, counters::Softnet>,
     softnet_sums: Softnet,
     ksoftirqd: Vec<(u32, u32)>,
-    ksoftirqd_before: Option<(Duration, BTreeMap<u32, u64>)>,
+    ksoftirqd_before: Option<(Duration, BTreeMap<u32, f64>)>,
     ksoftirqd_now: Option<Ksoftirqd>,
     slowly: Option<Duration>,
     limits: Limits,
@@ -156,8 +156,8 @@ fn ksoftirqd(host: &Host) -> Vec<(u32, u32)> {
     let cpus = host.read("/proc/softirqs").ok();
     let cpus = cpus.and_then(|text| Some(text.lines().next()?.split_whitespace().count())).unwrap_or(0);
     let named = |pid| {
-        let process = host.process(pid).ok()??;
-        Some((process.name.strip_prefix("ksoftirqd/")?.parse().ok()?, pid))
+        let name = host.process_name(pid).ok()??;
+        Some((name.strip_prefix("ksoftirqd/")?.parse().ok()?, pid))
     };
     host.pids().unwrap_or_default().into_iter().filter_map(named).take(cpus).collect()
 }
@@ -275,27 +275,35 @@ fn limits(source: &mut Source, host: &Host, missing: &mut Vec<Missing>) {
 
 /// What each ksoftirqd used since the look before.
 fn busy(source: &mut Source, host: &Host, now: Duration) {
+    let per_second = ticks_per_second();
     let mut ticks = BTreeMap::new();
     for (cpu, pid) in &source.ksoftirqd {
+        if host.is_confined() {
+            let name = host.process_name(*pid).ok().flatten();
+            let seconds = host.first_thread_cpu_seconds(*pid).ok().flatten();
+            let seconds = seconds.filter(|_| name.is_some_and(|name| name == format!("ksoftirqd/{cpu}")));
+            ticks.extend(seconds.map(|seconds| (*cpu, seconds * per_second)));
+            continue;
+        }
         let text = host.read(format!("/proc/{pid}/stat")).ok();
         // Its processor was taken away, or the number is another process's now.
         let Some(text) = text.filter(|text| text.contains(&format!("(ksoftirqd/{cpu})"))) else { continue };
-        ticks.extend(counters::process_ticks(&text).map(|count| (*cpu, count)));
+        ticks.extend(counters::process_ticks(&text).map(|count| (*cpu, count as f64)));
     }
     if ticks.is_empty() {
         source.ksoftirqd_now = None;
         return;
     }
-    let per_second = ticks_per_second();
     let before = source.ksoftirqd_before.as_ref();
     let busiest = before.and_then(|(at, before)| {
         let passed = now.saturating_sub(*at).as_secs_f64();
-        let used = |(cpu, count): (&u32, &u64)| Some((*cpu, count.checked_sub(*before.get(cpu)?)?));
-        let (cpu, count) = ticks.iter().filter_map(used).max_by_key(|(_, count)| *count)?;
-        (passed > 0.5).then(|| (cpu, count as f64 / per_second / passed * 100.0))
+        let used = |(cpu, count): (&u32, &f64)| Some((*cpu, count - before.get(cpu)?));
+        let grown = ticks.iter().filter_map(used).filter(|(_, count)| *count >= 0.0);
+        let (cpu, count) = grown.max_by(|(_, one), (_, other)| one.total_cmp(other))?;
+        (passed > 0.5).then(|| (cpu, count / per_second / passed * 100.0))
     });
     source.ksoftirqd_now = Some(Ksoftirqd {
-        cpu_seconds: ticks.values().sum::<u64>() as f64 / per_second,
+        cpu_seconds: ticks.values().sum::<f64>() / per_second,
         busiest_cpu: busiest.map(|(cpu, _)| cpu),
         busiest_percent: busiest.map(|(_, percent)| percent),
     });

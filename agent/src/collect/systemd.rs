@@ -60,8 +60,8 @@ pub struct Source {
 pub struct Reading {
     /// PID 1's state: `S`, `R`, `D`.
     pub pid1_state: char,
-    /// CPU seconds of PID 1 since boot.
-    pub pid1_cpu_seconds: f64,
+    /// CPU seconds of PID 1 since boot; none where they cannot be read.
+    pub pid1_cpu_seconds: Option<f64>,
     /// Its share of one core over the last minute, in percent; none until a minute has passed.
     pub pid1_core_percent: Option<f64>,
     /// The socket that it was asked over.
@@ -115,8 +115,8 @@ fn open(host: &Host) -> Result<Source, ReadError> {
 
 /// As sd_booted(3): this folder is there if and only if systemd is PID 1.
 fn is_systemd(host: &Host) -> Result<(), ReadError> {
-    let name = match host.process(1)? {
-        Some(first) => first.name,
+    let name = match host.process_name(1)? {
+        Some(name) => name,
         None => return Err(ReadError::Other("process 1 is not in /proc: mount the host's /proc".to_owned())),
     };
     if host.exists("/run/systemd/system")? {
@@ -133,14 +133,14 @@ fn read(source: &mut Source, host: &Host) -> Result<Reading, ReadError> {
     is_systemd(host)?;
     let (state, cpu_seconds) = first(host)?;
     let at = host.clock().stamp();
-    source.cpu.push_back((at.boot, cpu_seconds));
+    source.cpu.extend(cpu_seconds.map(|seconds| (at.boot, seconds)));
     while source.cpu.get(1).is_some_and(|(then, _)| *then + WINDOW <= at.boot) {
         source.cpu.pop_front();
     }
-    let core =
-        source.cpu.front().filter(|(then, _)| *then + WINDOW <= at.boot).map(|(then, before)| {
-            (cpu_seconds - before) * 100.0 / at.boot.saturating_sub(*then).as_secs_f64()
-        });
+    let before = source.cpu.front().filter(|(then, _)| *then + WINDOW <= at.boot);
+    let core = cpu_seconds.zip(before).map(|(seconds, (then, before))| {
+        (seconds - before) * 100.0 / at.boot.saturating_sub(*then).as_secs_f64()
+    });
     let board: Board = source.asking.board();
     let mut unit_tasks = Vec::new();
     for (role, process) in [("kubelet", host.kubelet_process()), ("runtime", host.runtime_process())] {
@@ -194,10 +194,18 @@ fn needs(error: String, is_denied: bool) -> String {
     )
 }
 
-/// State and CPU seconds of process 1 (fields 3, 14, 15 of `stat`).
-fn first(host: &Host) -> Result<(char, f64), ReadError> {
+/// State and CPU seconds of process 1 (fields 3, 14, 15 of `stat`). systemd has one thread, but for moments: where `stat`
+/// is left alone that thread's own time is nearly all.
+fn first(host: &Host) -> Result<(char, Option<f64>), ReadError> {
+    if host.is_confined() {
+        let gone = || ReadError::NotFound { path: "/proc/1/status".into() };
+        let state = host.state_by_status(1)?.ok_or_else(gone)?;
+        return Ok((state, host.first_thread_cpu_seconds(1).ok().flatten()));
+    }
     let text = host.read("/proc/1/stat")?;
-    parse_first(&text).ok_or_else(|| ReadError::malformed("/proc/1/stat", "expected `1 (NAME) STATE …`"))
+    parse_first(&text)
+        .map(|(state, seconds)| (state, Some(seconds)))
+        .ok_or_else(|| ReadError::malformed("/proc/1/stat", "expected `1 (NAME) STATE …`"))
 }
 
 fn parse_first(text: &str) -> Option<(char, f64)> {
@@ -324,7 +332,9 @@ static REFUSED: Family =
 
 fn metrics(reading: &Reading, sink: &mut Sink) {
     let float = |count: Option<u64>| count.map(|count| count as f64);
-    sink.put(&CPU, &[], reading.pid1_cpu_seconds);
+    if let Some(seconds) = reading.pid1_cpu_seconds {
+        sink.put(&CPU, &[], seconds);
+    }
     sink.put_some(&ANSWER, &[], reading.ping_seconds);
     if reading.answered.is_some() || reading.unanswered_seconds.is_some() {
         sink.put(&UNANSWERED, &[], reading.unanswered_seconds.unwrap_or(0.0));

@@ -187,7 +187,7 @@ impl Source {
         };
         let (plugins, _) = &self.plugins;
         let is_call = |name: &str| calls::may_be_plugin(name, plugins);
-        let Some(looked) = look.advance(host.clock(), BUDGET, is_call)? else {
+        let Some(mut looked) = look.advance(host.clock(), BUDGET, is_call)? else {
             self.look = Some(look);
             return Ok(());
         };
@@ -195,6 +195,8 @@ impl Source {
         let calls = calls::calls(host, &looked.calls, at);
         let groups = calls.iter().map(|call| (call.pid, call.group)).collect();
         self.blocked = blocked::follow(host, &self.blocked, &looked.blocked, &groups, at);
+        let found = std::mem::take(&mut looked.shims);
+        looked.shims = look::started(host, found, &mut looked.unread);
         let shims = self.shims.judge(host, &looked.shims, at);
         self.known_shims = (looked.shims, 0);
         self.calls.clone_from(&calls);
@@ -240,7 +242,8 @@ impl Source {
             let Some(task) = shims.get(*next).or(shims.first()) else { return };
             *next = if *next + 1 < shims.len() { *next + 1 } else { 0 };
             let is_new = self.stopped.iter().all(|shim| shim.pid != task.pid);
-            if is_new && is_stopped(task.pid) == Some(task.start_ticks) {
+            let stopped = is_stopped(task.pid);
+            if is_new && stopped.is_some() && stopped == task.start_ticks {
                 self.stopped.push(self.shims.shim(task, at));
             }
         }
@@ -398,7 +401,7 @@ fn parents(host: &Host, zombies: &BTreeMap<u32, u64>) -> Vec<Parent> {
     let mut ranked: Vec<(u32, u64)> = zombies.iter().map(|(pid, count)| (*pid, *count)).collect();
     ranked.sort_by(|left, right| right.1.cmp(&left.1).then(left.0.cmp(&right.0)));
     ranked.truncate(50);
-    let name = |pid| host.process(pid).ok().flatten().map(|process| process.name);
+    let name = |pid| host.process_name(pid).ok().flatten();
     ranked.into_iter().map(|(pid, zombies)| Parent { pid, name: name(pid), zombies }).collect()
 }
 

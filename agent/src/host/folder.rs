@@ -60,6 +60,7 @@ impl Host {
     /// It is not there, or a folder above it may not be searched.
     pub fn stat(&self, path: impl AsRef<Path>) -> Result<FileStat, ReadError> {
         let path = path.as_ref();
+        self.allowed(path)?;
         let metadata =
             std::fs::metadata(self.path(path)).map_err(|error| ReadError::from_io("stat", path, error))?;
         Ok(FileStat::from(metadata))

@@ -56,6 +56,7 @@ pub(super) struct Known {
     kubelet: RwLock<Option<Process>>,
     runtime: RwLock<Option<Process>>,
     thresholds: RwLock<Option<Arc<Thresholds>>>,
+    pub(super) starts: super::confined::Starts,
 }
 
 fn get<T: Clone>(place: &RwLock<T>) -> T {

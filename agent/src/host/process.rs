@@ -122,6 +122,9 @@ impl Host {
     /// # Errors
     /// It may not be read, or its `stat` makes no sense.
     pub fn process(&self, pid: u32) -> Result<Option<Process>, ReadError> {
+        if self.is_confined() {
+            return self.process_by_status(pid);
+        }
         let path = of(pid, "stat");
         let Some(text) = unless_gone(self.read_bytes(&path))? else { return Ok(None) };
         // A process's name may be any bytes.
@@ -132,6 +135,48 @@ impl Host {
                 "expected `PID (NAME) STATE …` with at least 22 fields and a line's end",
             )
         })
+    }
+
+    /// A process's name alone, by `comm`: cheaper than the process, and what a search among all of them begins with.
+    /// `None` when there is none of this id.
+    ///
+    /// # Errors
+    /// It may not be read.
+    pub fn process_name(&self, pid: u32) -> Result<Option<String>, ReadError> {
+        match unless_gone(self.read_bytes(of(pid, "comm")))? {
+            Some(comm) => {
+                Ok(Some(String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned()))
+            }
+            None => Ok(self.process(pid)?.map(|process| process.name)),
+        }
+    }
+
+    /// A process, if its name is one of those wanted; the others are not looked at further. `None`: it is another one's,
+    /// or there is none of this id.
+    ///
+    /// # Errors
+    /// As [`Host::process`].
+    pub fn process_if(
+        &self,
+        pid: u32,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<Option<Process>, ReadError> {
+        match self.process_name(pid)? {
+            Some(name) if is_wanted(&name) => {}
+            _ => return Ok(None),
+        }
+        // It may have become another program between the two.
+        Ok(self.process(pid)?.filter(|process| is_wanted(&process.name)))
+    }
+
+    /// How much processor time the first thread of a process has had, in seconds: its `schedstat` needs no right to trace
+    /// it, as `stat` does. `None`: it is gone, or the kernel does not count it.
+    ///
+    /// # Errors
+    /// It may not be read.
+    pub fn first_thread_cpu_seconds(&self, pid: u32) -> Result<Option<f64>, ReadError> {
+        let text = unless_gone(self.read_bytes(of(pid, "schedstat")))?;
+        Ok(text.and_then(|text| parse_schedstat(&String::from_utf8_lossy(&text))))
     }
 
     /// What its `status` adds; `None` when there is no such process.
@@ -244,7 +289,7 @@ impl Host {
     /// A container without `hostPID` sees its own processes alone, and `hidepid` hides other users'. Then "no such
     /// process" means nothing.
     pub fn blind_to_processes(&self) -> Option<String> {
-        let first = match self.process(1) {
+        let first = match self.process_name(1) {
             Ok(Some(first)) => first,
             Ok(None) => {
                 return Some(
@@ -256,7 +301,7 @@ impl Host {
             Err(error) => return Some(error.to_string()),
         };
         // Only the machine's own pid namespace has kthreadd as its process 2.
-        if matches!(self.process(2), Ok(Some(second)) if second.name == "kthreadd") {
+        if matches!(self.process_name(2), Ok(Some(second)) if second == "kthreadd") {
             return None;
         }
         // A node that is itself a container (kind) has an init that lives in another cgroup than a pod's agent.
@@ -266,7 +311,7 @@ impl Host {
             format!(
                 "/proc shows the processes of the agent's own container alone (process 1 is `{}`): \
                  give the pod `hostPID: true` or run on the host itself",
-                first.name
+                first
             )
         })
     }
@@ -292,7 +337,7 @@ pub(super) fn unless_gone(read: Result<Vec<u8>, ReadError>) -> Result<Option<Vec
 }
 
 /// `PID (NAME) STATE …`: the name may hold blanks and parentheses, so the last `)` ends it.
-fn parse_stat(text: &str) -> Option<Process> {
+pub(super) fn parse_stat(text: &str) -> Option<Process> {
     // Without its line's end the last number may be cut.
     let line = text.strip_suffix('\n')?;
     let (pid, rest) = line.split_once(" (")?;
@@ -310,11 +355,29 @@ fn single(text: &str) -> Option<char> {
     letters.next().is_none().then_some(letter)
 }
 
+/// The lines `KEY:\tVALUE` of a `status`. The last line counts only with its end: a cut number is another number.
+pub(super) fn line_values(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+    lines.filter_map(|line| {
+        line.split_once(':').map(|(key, value)| (key, value.strip_prefix('\t').unwrap_or(value)))
+    })
+}
+
+/// A name in `status`, where the kernel writes a line's end and a backslash as `\n` and `\\`.
+pub(super) fn unescaped(name: &str) -> String {
+    name.split("\\\\").map(|part| part.replace("\\n", "\n")).collect::<Vec<_>>().join("\\")
+}
+
+/// `NANOSECONDS WAITED TURNS`; three zeros where the kernel does not count (`sched_info_on`).
+fn parse_schedstat(text: &str) -> Option<f64> {
+    let mut fields = text.strip_suffix('\n')?.split(' ').map(str::parse::<u64>);
+    let (ran, waited, turns) = (fields.next()?.ok()?, fields.next()?.ok()?, fields.next()?.ok()?);
+    (fields.next().is_none() && (ran, waited, turns) != (0, 0, 0)).then_some(ran as f64 / 1e9)
+}
+
 fn parse_status(text: &str) -> Status {
     let mut status = Status::default();
-    // The last line counts only with its end: a cut number is another number.
-    for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
-        let Some((key, value)) = line.split_once(':') else { continue };
+    for (key, value) in line_values(text) {
         let mut words = value.split_whitespace();
         match key {
             "Uid" => {
@@ -365,7 +428,7 @@ pub(crate) mod made {
 
     // /proc/9154/stat and part of its status: a shell on Linux 6.18.44.
     pub(crate) const STAT: &str = "9154 (bash) S 9151 9154 9154 0 -1 4194560 5320 71390 0 60 0 3 48 12 20 0 1 0 142746 5255168 946 18446744073709551615 94343146389504 94343147178909 140731346292800 0 0 0 65536 4 1132560123 1 0 0 17 1 0 0 0 0 0 94343147412208 94343147460452 94343631511552 140731346295676 140731346295691 140731346295691 140731346296810 0\n";
-    pub(crate) const STATUS: &str = "Name:\tbash\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t9154\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nNSpid:\t9154\nVmHWM:\t    3900 kB\nVmRSS:\t    3900 kB\nThreads:\t1\n";
+    pub(crate) const STATUS: &str = "Name:\tbash\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t9154\nPid:\t9154\nPPid:\t9151\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nNSpid:\t9154\nVmSize:\t    5132 kB\nVmHWM:\t    3900 kB\nVmRSS:\t    3900 kB\nThreads:\t1\n";
 
     /// Puts a process of this name and state into the system's slice.
     pub(crate) fn process(root: &Path, pid: u32, name: &str, state: char) {
@@ -373,6 +436,7 @@ pub(crate) mod made {
         std::fs::create_dir_all(&folder).unwrap();
         let stat = STAT.replace("9154", &pid.to_string()).replace("bash) S", &format!("{name}) {state}"));
         let status = STATUS.replace("9154", &pid.to_string()).replace("bash", name);
+        let status = status.replace("State:\tS", &format!("State:\t{state}"));
         let cgroup = format!("0::/system.slice/{name}.service\n");
         for (file, text) in
             [("comm", format!("{name}\n")), ("stat", stat), ("status", status), ("cgroup", cgroup)]
@@ -418,6 +482,16 @@ mod tests {
     fn a_name_cannot_forge_the_fields_behind_it() {
         let process = parse_stat(&STAT.replace("(bash)", "(kubelet) Z 1 (x)")).unwrap();
         assert_eq!((process.name.as_str(), process.state), ("kubelet) Z 1 (x", 'S'));
+    }
+
+    #[test]
+    fn a_schedstat_that_counts_nothing_is_no_zero() {
+        // In the form of Documentation/scheduler/sched-stats.rst, with made-up numbers.
+        assert_eq!(parse_schedstat("1532104017 88130571 4711\n"), Some(1.532_104_017));
+        for text in ["0 0 0\n", "1532104017 88130571 4711", "1532104017 88\n", ""] {
+            assert_eq!(parse_schedstat(text), None, "{text}");
+        }
+        assert_eq!(unescaped(r"a\\nb\n"), "a\\nb\n");
     }
 
     #[test]

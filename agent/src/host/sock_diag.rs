@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -89,9 +90,10 @@ impl Host {
     /// The inodes of a process's sockets: what `/proc/PID/fd` leads to. A container may be refused (AppArmor).
     ///
     /// # Errors
-    /// The folder cannot be listed.
+    /// The folder cannot be listed, or AppArmor confines the agent.
     pub fn socket_inodes(&self, pid: u32) -> Result<BTreeSet<u64>, ReadError> {
         let folder = format!("/proc/{pid}/fd");
+        self.allowed(Path::new(&folder).join("0").as_path())?;
         let names = self.list(&folder)?;
         let inode = |name: &String| {
             // A descriptor may be closed meanwhile.

@@ -1,9 +1,10 @@
-//! Every thread of the node: `/proc/PID/task/TID/stat`, many at a time.
+//! Every thread of the node: `/proc/PID/task/TID/stat` (`status` for an agent that AppArmor confines), many at a time.
 //!
 //! The leader's state alone misses threads that wait in D: the kubelet and the runtime have dozens. A sweep over all of
 //! them is done in parts, so that 100,000 threads cost a bounded time a tick, and with two small buffers, so that they
 //! cost no memory.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, RawDir, openat};
 use rustix::io::Errno;
 
+use super::process::{line_values, unescaped};
 use super::{Host, ReadError};
 
 /// `PF_KTHREAD` (linux/sched.h), in field 9 of `stat`.
@@ -20,10 +22,12 @@ const PF_KTHREAD: u64 = 0x0020_0000;
 const NAMES_BYTES: usize = 4 * 1024;
 /// 52 numbers of 20 digits and a name: no line is longer.
 const STAT_BYTES: usize = 2 * 1024;
+/// The groups of a user and the masks of hundreds of processors. What is cut counts as unread.
+const STATUS_BYTES: usize = 16 * 1024;
 /// After so many reads the clock is looked at.
 const READS_A_LOOK: u32 = 32;
 
-/// A thread, by its `stat`.
+/// A thread, by its `stat` or its `status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task<'a> {
     /// Its process (thread group).
@@ -31,7 +35,7 @@ pub struct Task<'a> {
     /// Itself; the leader's is the process's.
     pub tid: u32,
     /// Its name (`comm`); any bytes.
-    pub name: &'a [u8],
+    pub name: Cow<'a, [u8]>,
     /// `R`, `S`, `D`, `T`, `t`, `Z`, `X`, `I` (an idle kernel thread, which is no D).
     pub state: char,
     /// Its parent process.
@@ -40,8 +44,8 @@ pub struct Task<'a> {
     pub is_kernel: bool,
     /// Threads of its process.
     pub threads: u32,
-    /// When it began, in clock ticks since boot. With the tid it is the identity.
-    pub start_ticks: u64,
+    /// When it began, in clock ticks since boot. With the tid it is the identity. `status` does not tell it.
+    pub start_ticks: Option<u64>,
 }
 
 /// How far a sweep came.
@@ -64,6 +68,7 @@ pub struct TaskSweep {
     inside: Option<(u32, OwnedFd)>,
     names: Vec<MaybeUninit<u8>>,
     numbers: Vec<u32>,
+    file: &'static str,
     path: String,
     text: Vec<u8>,
     /// Threads that could not be read or understood.
@@ -87,8 +92,9 @@ impl Host {
             inside: None,
             names: vec![MaybeUninit::uninit(); NAMES_BYTES],
             numbers: Vec::new(),
+            file: if self.is_confined() { "status" } else { "stat" },
             path: String::with_capacity(32),
-            text: vec![0; STAT_BYTES],
+            text: vec![0; if self.is_confined() { STATUS_BYTES } else { STAT_BYTES }],
             unread: 0,
         })
     }
@@ -123,7 +129,8 @@ impl TaskSweep {
                         continue;
                     };
                     reads += 1;
-                    if let Some(task) = read(&folder, tid, &mut self.path, &mut self.text, &mut self.unread)?
+                    if let Some(task) =
+                        read(&folder, (tid, self.file), &mut self.path, &mut self.text, &mut self.unread)?
                     {
                         visit(&Task { pid, ..task });
                     }
@@ -133,7 +140,8 @@ impl TaskSweep {
                 }
             } else if let Some(pid) = self.queue.pop() {
                 reads += 1;
-                let Some(task) = read(&self.proc, pid, &mut self.path, &mut self.text, &mut self.unread)?
+                let file = (pid, self.file);
+                let Some(task) = read(&self.proc, file, &mut self.path, &mut self.text, &mut self.unread)?
                 else {
                     continue;
                 };
@@ -190,16 +198,16 @@ fn batch(folder: &OwnedFd, names: &mut [MaybeUninit<u8>], numbers: &mut Vec<u32>
     }
 }
 
-/// `NUMBER/stat` in this folder; `None`: it is gone or makes no sense.
+/// `NUMBER/stat` or `NUMBER/status` in this folder; `None`: it is gone or makes no sense.
 fn read<'a>(
     folder: &OwnedFd,
-    number: u32,
+    (number, file): (u32, &'static str),
     path: &mut String,
     text: &'a mut [u8],
     unread: &mut u64,
 ) -> Result<Option<Task<'a>>, ReadError> {
     path.clear();
-    write!(path, "{number}/stat").ok();
+    write!(path, "{number}/{file}").ok();
     let opened =
         openat(folder, path.as_str(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
     let length = match opened.and_then(|file| rustix::io::read(&file, &mut *text)) {
@@ -211,6 +219,7 @@ fn read<'a>(
             return Ok(None);
         }
     };
+    let parse = if file == "stat" { parse } else { parse_status };
     let task = text.get(..length).and_then(parse);
     if task.is_none() {
         *unread += 1;
@@ -240,13 +249,38 @@ fn parse(text: &[u8]) -> Option<Task<'_>> {
     Some(Task {
         pid: tid,
         tid,
-        name,
+        name: Cow::Borrowed(name),
         state,
         parent,
         is_kernel: flags & PF_KTHREAD != 0,
         threads,
-        start_ticks,
+        start_ticks: Some(start_ticks),
     })
+}
+
+/// The lines of a `status` (proc_pid_status(5)). A kernel that has no line `Kthread` (before 6.8) is told by its threads'
+/// parent: kthreadd, which is process 2; and they have no memory of their own, as zombies have none.
+fn parse_status(text: &[u8]) -> Option<Task<'static>> {
+    let text = String::from_utf8_lossy(text);
+    let (mut name, mut state, mut tid, mut parent, mut threads) = (None, None, None, None, None);
+    let (mut is_kernel, mut has_memory) = (None, false);
+    for (key, value) in line_values(&text) {
+        match key {
+            "Name" => name = Some(unescaped(value)),
+            "State" => state = value.chars().next().filter(char::is_ascii_alphabetic),
+            "Pid" => tid = value.parse().ok(),
+            "PPid" => parent = value.parse().ok(),
+            "Kthread" => is_kernel = Some(value == "1"),
+            "VmSize" => has_memory = true,
+            "Threads" => threads = value.parse().ok(),
+            _ => {}
+        }
+    }
+    let (name, state, tid, parent) = (name?, state?, tid?, parent?);
+    let is_kthreadds = parent == 2 || (tid == 2 && name == "kthreadd");
+    let is_kernel = is_kernel.unwrap_or(is_kthreadds && !has_memory && state != 'Z');
+    let name = Cow::Owned(name.into_bytes());
+    Some(Task { pid: tid, tid, name, state, parent, is_kernel, threads: threads?, start_ticks: None })
 }
 
 /// What `/proc/PID/task/TID/status` tells of a wait.
@@ -260,14 +294,15 @@ pub struct Switches {
 }
 
 impl Host {
-    /// A thread as it is now; `None`: it is gone.
+    /// A thread as it is now, and its start where `stat` is read; `None`: it is gone.
     ///
     /// # Errors
-    /// It may not be read, or its `stat` makes no sense.
-    pub fn task_state(&self, pid: u32, tid: u32) -> Result<Option<(char, u64)>, ReadError> {
-        let path = of(pid, tid, "stat");
+    /// It may not be read, or its `stat` (`status`) makes no sense.
+    pub fn task_state(&self, pid: u32, tid: u32) -> Result<Option<(char, Option<u64>)>, ReadError> {
+        let path = of(pid, tid, if self.is_confined() { "status" } else { "stat" });
         let Some(text) = unless_gone(self.read_bytes(&path))? else { return Ok(None) };
-        let task = parse(&text).ok_or_else(|| ReadError::malformed(path, "it is not a task's stat"))?;
+        let task = if self.is_confined() { parse_status(&text) } else { parse(&text) };
+        let task = task.ok_or_else(|| ReadError::malformed(path, "it is not a task's"))?;
         Ok(Some((task.state, task.start_ticks)))
     }
 
@@ -302,6 +337,7 @@ impl Host {
     /// It is gone, or may not be read: it takes the right to trace the process (PTRACE_MODE_READ).
     pub fn process_link(&self, pid: u32, link: &str) -> Result<PathBuf, ReadError> {
         let path = Path::new("/proc").join(pid.to_string()).join(link);
+        self.allowed(&path)?;
         let target = std::fs::read_link(self.path(&path));
         target.map_err(|error| ReadError::from_io("read the link", &path, error))
     }
@@ -335,9 +371,7 @@ fn unless_gone(read: Result<Vec<u8>, ReadError>) -> Result<Option<Vec<u8>>, Read
 
 fn parse_switches(text: &str) -> Switches {
     let (mut uid, mut voluntary, mut forced) = (None, None, None);
-    // The last line counts only with its end: a cut number is another number.
-    for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
-        let Some((key, value)) = line.split_once(':') else { continue };
+    for (key, value) in line_values(text) {
         match key {
             "Uid" => uid = value.split_whitespace().next().and_then(|uid| uid.parse().ok()),
             "voluntary_ctxt_switches" => voluntary = value.trim().parse::<u64>().ok(),
@@ -379,12 +413,25 @@ mod tests {
     #[test]
     fn recorded_stats() {
         let task = parse(made::STAT.as_bytes()).unwrap();
-        assert_eq!((task.tid, task.name, task.state), (9154, b"bash".as_slice(), 'S'));
-        assert_eq!((task.start_ticks, task.is_kernel), (142_746, false));
+        assert_eq!((task.tid, &*task.name, task.state), (9154, b"bash".as_slice(), 'S'));
+        assert_eq!((task.start_ticks, task.is_kernel), (Some(142_746), false));
         let kernel = parse(KTHREADD.as_bytes()).unwrap();
         assert!(kernel.is_kernel);
-        assert_eq!((kernel.parent, kernel.threads, kernel.start_ticks), (0, 1, 52));
+        assert_eq!((kernel.parent, kernel.threads, kernel.start_ticks), (0, 1, Some(52)));
         assert_eq!(parse_switches(SWITCHES), Switches { count: Some(15), uid: Some(0) });
+    }
+
+    #[test]
+    fn a_status_tells_a_task_and_whether_it_is_the_kernels() {
+        let task = parse_status(made::STATUS.as_bytes()).unwrap();
+        assert_eq!((task.tid, &*task.name, task.state, task.parent), (9154, b"bash".as_slice(), 'S', 9151));
+        assert_eq!((task.start_ticks, task.threads, task.is_kernel), (None, 1, false));
+        let of = |text: &str| parse_status(text.as_bytes()).unwrap().is_kernel;
+        let without = made::STATUS.replace("PPid:\t9151", "PPid:\t2").replace("VmSize:\t    5132 kB\n", "");
+        assert!(of(&without), "before 6.8");
+        assert!(!of(&without.replace("State:\tS", "State:\tZ")), "a zombie has no memory either");
+        assert!(!of(&without.replace("NSpid", "Kthread:\t0\nNSpid")));
+        assert!(of(&made::STATUS.replace("NSpid", "Kthread:\t1\nNSpid")));
     }
 
     #[test]
@@ -452,10 +499,16 @@ mod tests {
         }
 
         #[test]
+        fn a_cut_status_is_the_whole_task_or_none(cut in 0..made::STATUS.len()) {
+            prop_assert_eq!(parse_status(&made::STATUS.as_bytes()[..cut]), None);
+        }
+
+        #[test]
         fn a_flipped_byte_never_panics(at in 0..made::STAT.len(), byte: u8) {
             let mut bytes = made::STAT.as_bytes().to_vec();
             bytes[at] = byte;
             parse(&bytes);
+            parse_status(&bytes);
         }
 
         #[test]

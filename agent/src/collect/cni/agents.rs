@@ -161,9 +161,8 @@ fn socket(path: &str, host: &Host) -> Thing {
 fn process(kind: &Kind, host: &Host) -> Option<(u32, String)> {
     let pids = host.pids().ok()?;
     pids.into_iter().find_map(|pid| {
-        let process = host.process(pid).ok().flatten()?;
-        let is_it = kind.processes.contains(&process.name.as_str()) && process.is_alive();
-        is_it.then_some((pid, process.name))
+        let process = host.process_if(pid, |name| kind.processes.contains(&name)).ok().flatten()?;
+        process.is_alive().then_some((pid, process.name))
     })
 }
 

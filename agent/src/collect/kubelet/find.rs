@@ -82,7 +82,7 @@ pub(crate) fn find(host: &Host) -> Result<Found, ReadError> {
     let mut found = Found::default();
     let mut unread = None;
     for pid in host.pids()? {
-        let process = match host.process(pid) {
+        let process = match host.process_if(pid, is_name) {
             Ok(Some(process)) => process,
             Err(error @ ReadError::Io { .. }) => {
                 unread.get_or_insert(error);

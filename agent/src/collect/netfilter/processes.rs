@@ -39,7 +39,7 @@ pub(super) fn look(host: &Host) -> Result<Seen, ReadError> {
     let mut seen = Seen::default();
     for pid in host.pids()? {
         // It has ended meanwhile, or is hidden from us.
-        let Ok(Some(process)) = host.process(pid) else { continue };
+        let Ok(Some(process)) = host.process_if(pid, is_of_note) else { continue };
         if !process.is_alive() {
             continue;
         }
@@ -60,6 +60,11 @@ pub(super) fn look(host: &Host) -> Result<Seen, ReadError> {
     seen.writers.sort_by_key(|process| process.start_ticks);
     seen.writers.truncate(MOST_WRITERS);
     Ok(seen)
+}
+
+fn is_of_note(name: &str) -> bool {
+    is_writer(name)
+        || matches!(name, "kube-proxy" | "kubelite" | "k3s" | "k3s-server" | "k3s-agent" | "cilium-agent")
 }
 
 fn is_writer(name: &str) -> bool {

@@ -81,7 +81,7 @@ impl Cgroups {
 }
 
 fn read(host: &Host, pid: u32, now: Duration) -> Option<Seen> {
-    let process = host.process(pid).ok()??;
+    let name = host.process_name(pid).ok()??;
     // Of v1's many hierarchies the memory's can't be told here: they have the same path for a pod.
     let cgroups = host.process_cgroups(pid).ok()??;
     let cgroup = cgroups.iter().find(|path| path.contains("kubepods")).or(cgroups.last())?;
@@ -90,7 +90,7 @@ fn read(host: &Host, pid: u32, now: Duration) -> Option<Seen> {
     while let Some(rest) = cgroup.strip_prefix("/..") {
         cgroup = rest;
     }
-    (!cgroup.is_empty()).then(|| Seen { name: process.name, cgroup: cgroup.into(), at: now, gone: false })
+    (!cgroup.is_empty()).then(|| Seen { name, cgroup: cgroup.into(), at: now, gone: false })
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ pub struct Blocked {
     /// Its cgroup, as the reader's own cgroup namespace sees it.
     pub cgroup: Option<String>,
     #[serde(skip)]
-    pub(super) start_ticks: u64,
+    pub(super) start_ticks: Option<u64>,
     #[serde(skip)]
     pub(super) switches: Option<u64>,
 }

@@ -121,7 +121,7 @@ pub(super) fn calls(host: &Host, found: &[Kept], at: Stamp) -> Vec<Call> {
             if !is_runc(&task.name) && is_in_container(host, task.pid) {
                 return None;
             }
-            let since_boot = began(task);
+            let since_boot = began(&(*task).clone().started(host).ok().flatten()?)?;
             Some(Call {
                 pid: task.pid,
                 group: if is_runc(&task.name) { Group::Runc } else { Group::Cni },
@@ -143,11 +143,11 @@ fn is_in_container(host: &Host, pid: u32) -> bool {
     cgroup(host, pid).is_some_and(|path| whose::place(&path).in_container)
 }
 
-/// When a process began, since boot.
-fn began(task: &Kept) -> Duration {
-    let process =
-        Process { pid: task.pid, name: String::new(), state: task.state, start_ticks: task.start_ticks };
-    process.start_since_boot()
+/// When a process began, since boot; `None` where that is not known.
+fn began(task: &Kept) -> Option<Duration> {
+    let start_ticks = task.start_ticks?;
+    let process = Process { pid: task.pid, name: String::new(), state: task.state, start_ticks };
+    Some(process.start_since_boot())
 }
 
 /// The wall time of an instant since boot.
@@ -183,11 +183,11 @@ fn caller(
 
 /// The process's name if it is the runtime's: by its name and its place outside of any container.
 fn runtime_name(host: &Host, pid: u32) -> Option<String> {
-    let process = host.process(pid).ok().flatten()?;
+    let name = host.process_name(pid).ok().flatten()?;
     let place = cgroup(host, pid).map(|path| whose::place(&path))?;
     let uid = host.process_status(pid).ok().flatten().and_then(|status| status.uids).map(|(uid, _)| uid);
-    let role = whose::role(&process.name, Some(&place), None, uid);
-    (role == nodewhy_proto::Role::Runtime).then_some(process.name)
+    let role = whose::role(&name, Some(&place), None, uid);
+    (role == nodewhy_proto::Role::Runtime).then_some(name)
 }
 
 /// The shims, held against the runtime's sandboxes.
@@ -224,7 +224,7 @@ pub struct Shim {
 /// What is remembered of shims between looks: command lines do not change.
 #[derive(Debug, Default)]
 pub(super) struct ShimsSeen {
-    asked: BTreeMap<(u32, u64), Option<Asked>>,
+    asked: BTreeMap<(u32, Option<u64>), Option<Asked>>,
     pods: Option<(Arc<Pods>, Duration)>,
 }
 
@@ -252,7 +252,7 @@ impl ShimsSeen {
             let (Some((pods, learned)), Some(id), true) = (&pods, &known.id, known.is_kubernetes) else {
                 continue;
             };
-            let is_old = began(task) + YOUNG <= *learned;
+            let is_old = began(task).is_some_and(|began| began + YOUNG <= *learned);
             if is_old && !pods.sandboxes.contains_key(id) && !pods.containers.contains_key(id) {
                 orphans.push(self.shim(task, at));
             }
@@ -276,8 +276,10 @@ impl ShimsSeen {
 
     /// A shim, as far as it is known.
     pub(super) fn shim(&self, task: &Kept, at: Stamp) -> Shim {
+        // Shims whose start is not known are not held: see [`super::look::started`].
+        let since = began(task).map_or(at.wall, |began| wall(at, began));
         let id = self.known(task).and_then(|known| known.id.clone());
-        Shim { pid: task.pid, name: task.name.clone(), id, since: wall(at, began(task)) }
+        Shim { pid: task.pid, name: task.name.clone(), id, since }
     }
 
     fn ask(&mut self, host: &Host, found: &[Kept]) {

@@ -50,7 +50,7 @@ pub(super) fn owners(host: &Host, _: &BTreeMap<String, String>) -> Result<serde_
         let owner = match of(host, pid) {
             Some(owner) => owner,
             None => {
-                refused += u64::from(host.process(pid).is_ok_and(|process| process.is_some()));
+                refused += u64::from(host.process_name(pid).is_ok_and(|name| name.is_some()));
                 continue;
             }
         };
@@ -97,7 +97,7 @@ fn of(host: &Host, pid: u32) -> Option<Owner> {
         owner.watches += text.lines().filter(|line| line.starts_with("inotify wd:")).count() as u64;
     }
     if owner.instances > 0 {
-        owner.name = host.process(pid).ok().flatten()?.name;
+        owner.name = host.process_name(pid).ok().flatten()?;
         let status = host.process_status(pid).ok().flatten();
         owner.uid = status.and_then(|status| status.uids).map(|(uid, _)| uid);
     }

@@ -24,7 +24,31 @@ pub(super) struct Kept {
     pub(super) state: char,
     pub(super) parent: u32,
     pub(super) is_kernel: bool,
-    pub(super) start_ticks: u64,
+    /// `None` where the look does not tell it; see [`Kept::started`].
+    pub(super) start_ticks: Option<u64>,
+}
+
+impl Kept {
+    /// A process with its start: where the look does not tell it, the process itself is asked. `None`: it is gone.
+    pub(super) fn started(mut self, host: &Host) -> Result<Option<Kept>, ReadError> {
+        if self.start_ticks.is_none() {
+            let Some(now) = host.process_if(self.pid, |name| name == self.name)? else { return Ok(None) };
+            self.start_ticks = Some(now.start_ticks);
+        }
+        Ok(Some(self))
+    }
+}
+
+/// Those that are there still, with their starts. One that cannot be read is counted as unread.
+pub(super) fn started(host: &Host, found: Vec<Kept>, unread: &mut u64) -> Vec<Kept> {
+    let mut started = Vec::with_capacity(found.len());
+    for task in found {
+        match task.started(host) {
+            Ok(task) => started.extend(task),
+            Err(_) => *unread += 1,
+        }
+    }
+    started
 }
 
 /// What a look found.
@@ -96,10 +120,11 @@ impl Looked {
         if is_leader {
             self.processes += 1;
             // Only a process with more threads is asked for its name again.
-            *leader = (task.threads > 1).then(|| (task.pid, String::from_utf8_lossy(task.name).into_owned()));
+            *leader =
+                (task.threads > 1).then(|| (task.pid, String::from_utf8_lossy(&task.name).into_owned()));
         }
         let keep = || {
-            let name = String::from_utf8_lossy(task.name).into_owned();
+            let name = String::from_utf8_lossy(&task.name).into_owned();
             let process = leader.as_ref().filter(|(pid, _)| *pid == task.pid).map(|(_, name)| name.clone());
             Kept {
                 pid: task.pid,
@@ -126,7 +151,7 @@ impl Looked {
             }
             return;
         }
-        let Ok(name) = std::str::from_utf8(task.name) else { return };
+        let Ok(name) = std::str::from_utf8(&task.name) else { return };
         if is_shim(name) {
             if self.shims.len() < MOST_KEPT {
                 self.shims.push(keep());

@@ -324,7 +324,7 @@ fn shims_are_held_against_the_sandboxes_that_the_runtime_knows() {
     process(root.path(), &host, 105, ("containerd-shim", 'T'), 1, 4200, SYSTEM);
     fs::copy(root.path().join("proc/100/stat"), root.path().join("proc/110/stat")).unwrap();
     source.known_shims.0.iter_mut().find(|task| task.pid == 105).unwrap().start_ticks =
-        host.process(105).unwrap().unwrap().start_ticks;
+        Some(host.process(105).unwrap().unwrap().start_ticks);
     let mut reading = None;
     for _ in 0..10 {
         source.looked = Some(host.clock().since_boot());
