@@ -144,9 +144,11 @@ impl Host {
     /// It may not be read.
     pub fn process_name(&self, pid: u32) -> Result<Option<String>, ReadError> {
         match unless_gone(self.read_bytes(of(pid, "comm")))? {
-            Some(comm) => {
-                Ok(Some(String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned()))
-            }
+            // Any bytes, but one line of them: 15, or 63 of a kernel worker that tells what it does.
+            Some(comm) => match comm.strip_suffix(b"\n") {
+                Some(name) if name.len() < 64 => Ok(Some(String::from_utf8_lossy(name).into_owned())),
+                _ => Err(ReadError::malformed(of(pid, "comm"), "expected a name and a line's end")),
+            },
             None => Ok(self.process(pid)?.map(|process| process.name)),
         }
     }
