@@ -9,7 +9,7 @@
 #   make bench  the figures of docs/PERFORMANCE.md, each asserted
 #   make agent  the agent as it is shipped: one static file
 #   make api-check   a public tester (schemathesis) against the agent's own description of its API: half a minute
-#   make fuzz   every parser of the agent, FUZZ_SECONDS (60) a target; needs the nightly toolchain
+#   make fuzz   every parser of the agent, FUZZ_SECONDS (60) a target; needs the nightly toolchain. Not a part of CI yet
 #   make lint   format, clippy, dependencies: all blocking
 #   make docs   writes the generated pages of docs/
 
