@@ -55,7 +55,7 @@ pub static CHANGES: &[Change] = &[
     },
     Change {
         what: "`hostPID` shows every process, and /proc/1/net is the host's network, without setns",
-        script: "test $(ls -d /proc/[0-9]* | wc -l) -gt 50 && echo all processes; echo eth0=$(grep -c eth0 /host/proc/1/net/dev)",
+        script: "test $(ls -d /proc/[0-9]* | wc -l) -gt 50 && echo all processes; echo eth0=$(grep -c ' eth0:' /host/proc/1/net/dev)",
         says: &["all processes", "eth0=1"],
     },
     Change {
